@@ -1,0 +1,27 @@
+# Every target makes what it needs: one shared .venv with the tested set of constraints.txt.
+PYTHON ?= python3
+STAMP := .venv/.installed
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(STAMP)
+	.venv/bin/seektune demo
+
+test: $(STAMP)
+	scripts/test
+
+test-all: $(STAMP)
+	scripts/test --all
+
+check: $(STAMP)
+	scripts/check
+
+bench: $(STAMP)
+	scripts/bench
+
+$(STAMP): pyproject.toml constraints.txt scripts/install
+	PYTHON=$(PYTHON) scripts/install
+	touch $@
+
+clean:
+	rm -rf .venv runs
