@@ -215,6 +215,13 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from None
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -222,11 +229,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     node = tree
     for name in parents:
-        child = node.setdefault(name, {})
-        if not isinstance(child, dict):
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {name} is not a section")
-        node = child
-    node[leaf] = yaml.safe_load(value)
+    node[leaf] = _parse(value, f"override {override!r}")
 
 
 def _explain(section: type[Section], problem: dict[str, Any]) -> str:
