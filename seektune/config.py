@@ -202,8 +202,8 @@ def validated(section: type[S], tree: dict[str, Any], where: str) -> S:
         raise ConfigError(f"{where}: " + "\n  ".join(["", *lines]).lstrip("\n ")) from None
 
 
-def dump_config(config: RunConfig) -> str:
-    """The resolved configuration as YAML: absolute paths, every default spelled out, itself a valid input."""
+def resolved(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain values: absolute paths, every default spelled out."""
     tree = config.model_dump(mode="json")
     tree["output_dir"] = str(config.output_dir.resolve())
     if Path(config.base_model).is_dir():
@@ -212,7 +212,12 @@ def dump_config(config: RunConfig) -> str:
         source["path"] = str(Path(source["path"]).resolve())
     if config.data.eval.path:
         tree["data"]["eval"]["path"] = str(config.data.eval.path.resolve())
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return tree
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, itself a valid input."""
+    return yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)
 
 
 def _parse(text: str, where: str) -> Any:

@@ -1,0 +1,118 @@
+"""The run folder: which files it has, and what rerunning into it means."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from seektune.config import RunConfig, dump_config, load_config, resolved
+from seektune.errors import ConfigError
+
+FILES = ("run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "evaluation.json", "report.html")
+FOLDERS = ("checkpoints", "adapter", "data")
+REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "numpy")
+
+
+def open_run(config: RunConfig, *, overwrite: bool = False) -> bool:
+    """Make `config.output_dir` ready; False when this very run is already finished there.
+
+    Raises ConfigError listing the keys in which a run already there differs, or when the folder holds
+    something else.
+    """
+    folder = config.output_dir
+    if overwrite:
+        clear(folder)
+    recorded = folder / "run.yaml"
+    if recorded.exists():
+        changed = changed_keys(load_config(recorded), config)
+        if changed:
+            listed = "\n  ".join(changed)
+            raise ConfigError(
+                f"{folder} holds another run; --overwrite replaces it. What differs:\n  {listed}"
+            )
+        if is_finished(folder):
+            return False
+        clear(folder)  # begun and not finished: nothing in it can be continued yet
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(recorded, dump_config(config))
+    write_json(folder / "environment.json", environment())
+    return True
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether training ended there: the adapter folder is written last, in one rename."""
+    return (folder / "adapter" / "seektune.json").exists()
+
+
+def read_run(folder: Path | str) -> RunConfig:
+    """The configuration of an existing run folder; raises ConfigError when it is none."""
+    path = Path(folder) / "run.yaml"
+    if not path.exists():
+        raise ConfigError(f"{folder} is not a run folder: it has no run.yaml; `seektune train` makes one")
+    return load_config(path)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run writes, and nothing else that may lie in the folder."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+
+
+def changed_keys(before: RunConfig, after: RunConfig) -> list[str]:
+    """Lines `key: old → new` for every key in which two configurations differ."""
+    old, new = _leaves(resolved(before)), _leaves(resolved(after))
+    return [
+        f"{key}: {old.get(key)} → {new.get(key)}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for `environment.json`."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "versions": {name: installed(name) for name in REPORTED},
+    }
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one rename, so that a reader never sees half a file."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in one rename."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, child in tree.items()
+        for key, value in _leaves(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
