@@ -38,6 +38,7 @@ DOORS = {
     "accelerate": {"training"},
     "sklearn": {"evaluation.baselines"},
     "scipy": {"evaluation.compare"},
+    "packaging": {"recipes.doctor"},
     "rich": {"recipes"},
     "typer": {"cli"},
     "torch": set(LEVELS) - {"types", "config", "errors", "cli", "reports", "__main__", "__init__"},

@@ -1,0 +1,125 @@
+"""The command line: one verb per recipe. Recipes are imported when run, so `--help` costs no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seektune.errors import SeektuneError
+
+app = typer.Typer(
+    name="seektune",
+    help="LoRA fine-tuning and serving for the DeepSeek model family.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration; `seektune init NAME` writes one.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, e.g. training.learning_rate=1e-4")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run already in output_dir.")]
+Model = Annotated[str, typer.Argument(help="A run folder, a model folder, a hub id, or tiny/deepseek_v3.")]
+Adapter = Annotated[
+    list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be given several times.")
+]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; higher samples.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="moe, dense or both.")] = "moe",
+    output_dir: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a real 135M model on real medical questions and show what it learned."""
+    from seektune.recipes import demo as recipe
+
+    recipe.run(model=model, output_dir=output_dir, overwrite=overwrite)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="NAME.yaml is written.")],
+    base_model: Annotated[str, typer.Option(help="Base model.")] = "tiny/deepseek_v3",
+    data: Annotated[str, typer.Option(help="Training data.")] = "train.jsonl",
+) -> None:
+    """Write a commented configuration to start from."""
+    from seektune.recipes import init as recipe
+
+    path = recipe.run(name, base_model=base_model, data=data)
+    typer.echo(f"wrote {path}; next: seektune train {path}")
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
+    """Train an adapter, prove what trained, evaluate it and write a report."""
+    from seektune.config import load_config
+    from seektune.recipes import train as recipe
+
+    recipe.run(load_config(config, overrides or ()), overwrite=overwrite)
+
+
+@app.command()
+def evaluate(run: Annotated[Path, typer.Argument(help="A finished run folder.")]) -> None:
+    """Compare base and adapter on the held-out rows, with intervals and simple baselines."""
+    from seektune.recipes import evaluate as recipe
+
+    recipe.run(run)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    adapter: Adapter = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+) -> None:
+    """Answer one question and stream the answer."""
+    from seektune.recipes import generate as recipe
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    recipe.run(
+        model, text, adapters=adapter or (), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+
+
+@app.command()
+def chat(
+    model: Model,
+    adapter: Adapter = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a model; /adapter NAME switches, /adapter alone lists, /base turns adapters off."""
+    from seektune.recipes import chat as recipe
+
+    recipe.run(
+        model, adapters=adapter or (), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, what works here and what to install."""
+    from seektune.recipes import doctor as recipe
+
+    raise typer.Exit(code=0 if recipe.run() else 1)
+
+
+def main() -> None:
+    """Entry point: our own errors are one message and exit code 1, never a traceback."""
+    try:
+        app()
+    except SeektuneError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

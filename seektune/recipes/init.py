@@ -1,0 +1,63 @@
+"""`seektune init`: a commented configuration to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from seektune.errors import ConfigError
+
+# Values are filled in as JSON strings, which are valid YAML: a colon or # in a path stays text.
+TEMPLATE = """\
+# seektune train {name}.yaml                  trains this
+# seektune train {name}.yaml lora.r=32        any key can be overridden on the command line
+
+base_model: {base_model}    # a folder, a hub id, modelscope:id, or tiny/deepseek_v3 to try things in seconds
+output_dir: {output_dir}
+dtype: auto                  # the checkpoint's; or float32, bfloat16, float16
+
+data:
+  train: [{{path: {data}}}]    # JSON lines: messages, question/options/answer_idx, or text/label
+  eval: {{fraction: 0.05}}     # held out by question text; or {{path: heldout.jsonl}}
+  prompt_prefix: ""          # put before every question, e.g. "[MEDICAL] 问题:"
+  max_length: 2048           # longer rows are counted and left out
+  # pack_tokens: 4096        # fill rows to a token budget instead of a number of samples
+
+lora:
+  r: 16
+  lora_alpha: 32
+  target_modules: [attention, dense, shared]   # and routed for the experts; names or one regex work too
+  exclude_modules: []        # the router is never included
+  # experts: {{1: [0, 3]}}     # with routed: chosen experts per layer, or a JSON file of them
+  lora_dropout: 0.05
+  bias: none
+
+training:
+  num_train_epochs: 3
+  learning_rate: 1e-4
+  lr_scheduler_type: linear  # linear, cosine, constant, constant_with_warmup
+  warmup_ratio: 0.03
+  per_device_train_batch_size: 8
+  gradient_accumulation_steps: 1
+  max_grad_norm: 1.0
+  weight_decay: 0.0
+  bf16: false                # the base computes in bfloat16; adapters stay float32
+  gradient_checkpointing: false
+  seed: 42
+  logging_steps: 10
+  save_steps: 500
+  # eval_steps: 100          # otherwise once, at the end
+"""
+
+
+def run(name: str, *, base_model: str = "tiny/deepseek_v3", data: str = "train.jsonl") -> Path:
+    """Write `NAME.yaml` into the current folder; an existing file is never overwritten."""
+    name = name.removesuffix(".yaml")
+    path = Path(f"{name}.yaml")
+    if path.exists():
+        raise ConfigError(f"{path} exists already; choose another name or remove it")
+    values = {"base_model": base_model, "output_dir": f"runs/{Path(name).name}", "data": data}
+    quoted = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+    text = TEMPLATE.format(name=name, **quoted)
+    path.write_text(text, encoding="utf-8")
+    return path

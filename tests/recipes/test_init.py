@@ -1,0 +1,35 @@
+"""`seektune init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seektune.config import TrainingConfig, load_config
+from seektune.errors import ConfigError
+from seektune.recipes import init
+
+
+def test_what_init_writes_is_a_valid_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(init.run("medical", base_model="modelscope:deepseek/x", data="数据 #1.jsonl"))
+    assert config.base_model == "modelscope:deepseek/x"
+    assert config.data.train[0].path == Path("数据 #1.jsonl")
+    assert config.output_dir == Path("runs/medical")
+
+
+def test_every_training_key_that_is_supported_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = init.run("medical").read_text(encoding="utf-8")
+    unshown = {"objective", "max_steps", "warmup_steps", "fp16", "report_to"}
+    assert [key for key in TrainingConfig.model_fields if key not in unshown and f" {key}:" not in text] == []
+
+
+def test_an_existing_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    init.run("medical.yaml")
+    with pytest.raises(ConfigError, match="exists already"):
+        init.run("medical")
