@@ -33,7 +33,7 @@ DOORS = {
     "matplotlib": {"reports"},
     "tokenizers": {"models.tiny"},
     "transformers": {"models", "training.schedule", "generation.cache", "quickstart"},
-    "huggingface_hub": {"models.load"},
+    "huggingface_hub": {"models.fetch"},
     "safetensors": {"models", "adapters.store", "quickstart"},
     "accelerate": {"training"},
     "sklearn": {"evaluation.baselines"},

@@ -1,0 +1,159 @@
+"""A base model's name → model, tokenizer, family and identity; strict, safetensors only."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    FineGrainedFP8Config,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from seektune.errors import ModelError
+from seektune.models.backends import install
+from seektune.models.checkpoint import read_config, stored_tensors
+from seektune.models.families import Family, family_of
+from seektune.models.fetch import local_folder
+from seektune.models.identity import checkpoint_identity, model_identity
+from seektune.models.tiny import tiny_model
+
+_TINY = "tiny/"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loaded:
+    """A base model ready for adapters, in evaluation mode; `tokenizer` is None where the folder has none."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    family: Family
+    identity: str  # models.identity, 64 hex digits
+    source: str  # what load_model was asked for
+
+    @property
+    def template(self) -> str:
+        """Name of the chat template to use when the tokenizer carries none."""
+        return self.family.template
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lies."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    dequantize: bool = False,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+) -> Loaded:
+    """Load a base model from a folder, `tiny/<name>`, a hub id `org/name` or `modelscope:org/name`.
+
+    `dtype` auto is the checkpoint's (float32 for tiny models); `dequantize` loads an fp8 checkpoint as plain
+    weights; `device` defaults to the GPU if there is one; `seed` is for tiny models. Raises ModelError for
+    anything unsupported, incomplete or unsafe, OfflineError when it cannot be fetched.
+    """
+    source = str(source)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if source.startswith(_TINY):
+        loaded = _load_tiny(source, _dtype(dtype), dequantize, seed)
+        loaded.model.to(place)
+    else:
+        loaded = _load_folder(source, _dtype(dtype), dequantize, place)
+    install(loaded.model, loaded.family)
+    loaded.model.eval()
+    return loaded
+
+
+def _load_tiny(source: str, dtype: torch.dtype | None, dequantize: bool, seed: int) -> Loaded:
+    if dequantize:
+        raise ModelError(f"dequantize: true has no effect on {source}, which is not quantised: remove it")
+    name = source.removeprefix(_TINY)
+    stored, tokenizer = tiny_model(name, seed)
+    model = stored if dtype in (None, torch.float32) else tiny_model(name, seed, dtype)[0]
+    return Loaded(model, tokenizer, family_of(model.config.model_type), model_identity(stored), source)
+
+
+def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place: torch.device) -> Loaded:
+    folder = local_folder(source)
+    config = read_config(folder)
+    family = family_of(config["model_type"])
+    identity = checkpoint_identity(folder)  # reads every header, so damage is named before anything loads
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    if "quantization_config" in config or dequantize:
+        options["quantization_config"] = _dequantization(folder, config, dequantize, dtype)
+    if place.type != "cpu":
+        options["device_map"] = {"": place}
+    model_class = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    model, report = model_class.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+    )
+    _refuse_differences(folder, report)
+    return Loaded(model, _tokenizer(folder), family, identity, source)
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype | None:
+    """None stands for the checkpoint's own."""
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return None
+    if name not in _DTYPES:
+        raise ModelError(f"dtype {name!r} is unknown: use auto, {', '.join(_DTYPES)}")
+    return getattr(torch, name)  # type: ignore[no-any-return]
+
+
+def _dequantization(
+    folder: Path, config: dict[str, Any], dequantize: bool, dtype: torch.dtype | None
+) -> FineGrainedFP8Config:
+    """The way to load an fp8 checkpoint as plain weights; ModelError unless asked for and possible."""
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method is None:
+        raise ModelError(f"dequantize: true has no effect on {folder}, which is not quantised: remove it")
+    if method != "fp8":
+        raise ModelError(f"{folder} is quantised with {method!r}: load the unquantised checkpoint instead")
+    width = (dtype or torch.bfloat16).itemsize
+    size = sum(
+        tensor.numel * width if tensor.dtype.startswith("F8_") else tensor.end - tensor.start
+        for tensor in stored_tensors(folder)
+    )
+    if not dequantize:
+        raise ModelError(
+            f"{folder} holds fp8 weights, which cannot be adapted as they are; set `dequantize: true` to "
+            f"load them as {dtype or torch.bfloat16}, about {size / 1e9:.1f} GB"
+        )
+    _log.warning("loading %s dequantised as %s: about %.1f GB", folder, dtype or torch.bfloat16, size / 1e9)
+    return FineGrainedFP8Config(dequantize=True)
+
+
+def _refuse_differences(folder: Path, report: dict[str, Any]) -> None:
+    """Every tensor the class wants must have come from the checkpoint, and the reverse."""
+    found = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if found:
+        listed = "; ".join(
+            f"{kind.replace('_', ' ')}: {len(names)} ({', '.join(names[:5])})"
+            for kind, names in found.items()
+        )
+        raise ModelError(
+            f"{folder} does not fit its architecture: {listed}; its config.json or weights are wrong"
+        )
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
