@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from seektune.errors import TrainingError
+from seektune.training.runlog import append, read, write_json
+from seektune.types import StepMetrics
+
+FLOAT = st.floats(allow_nan=False, allow_infinity=False)
+STEPS = st.builds(
+    StepMetrics,
+    step=st.integers(0),
+    epoch=FLOAT,
+    loss=FLOAT,
+    learning_rate=FLOAT,
+    grad_norm=FLOAT,
+    tokens=st.integers(0),
+    seconds=st.floats(1e-3, 1e6),
+    eval_loss=st.none() | FLOAT,
+)
+STEP = StepMetrics(1, 0.5, 2.25, 1e-4, 0.75, 100, 0.5, eval_loss=2.0)
+
+
+@given(steps=st.lists(STEPS, max_size=5))
+def test_what_is_appended_is_read_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[StepMetrics]
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
+    path.touch()
+    for step in steps:
+        append(path, step)
+    assert read(path) == tuple(steps)
+
+
+def test_one_line_is_one_step_with_its_speed(tmp_path: Path) -> None:
+    append(tmp_path / "metrics.jsonl", STEP)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "step": 1, "epoch": 0.5, "loss": 2.25, "learning_rate": 1e-4, "grad_norm": 0.75, "tokens": 100,
+        "seconds": 0.5, "eval_loss": 2.0, "tokens_per_second": 200.0,
+    }  # fmt: skip
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append(path, STEP)
+    whole = path.read_text()
+    for length in range(1, len(whole)):
+        path.write_text(whole + whole[:length])
+        assert read(path) == (STEP,)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"step": 1}', "null", '{"tokens_per_second": 1, "steps": 1}'])
+def test_any_other_line_is_named_with_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append(path, STEP)
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl:2 is not a training step"):
+        read(path)
+
+
+def test_a_json_file_is_replaced_whole_and_survives_a_value_that_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "inventory.json"
+    write_json(path, {"组": [1, 2]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"组": [1, 2]}
+    with pytest.raises(TypeError):
+        write_json(path, {"组": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"组": [1, 2]}
