@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 from seektune.config import RunConfig, dump_config, load_config, resolved
 from seektune.errors import ConfigError
+from seektune.training.runlog import write_json
 
 FILES = ("run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "evaluation.json", "report.html")
 FOLDERS = ("checkpoints", "adapter", "data")
@@ -40,7 +40,7 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> bool:
             return False
         clear(folder)  # begun and not finished: nothing in it can be continued yet
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(recorded, dump_config(config))
+    recorded.write_text(dump_config(config), encoding="utf-8")
     write_json(folder / "environment.json", environment())
     return True
 
@@ -94,18 +94,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON in one rename, so that a reader never sees half a file."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text in one rename."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""A base with the adapters a command names: a run folder brings both, other models bring none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from seektune.adapters.attach import activate
+from seektune.adapters.store import load_adapter
+from seektune.errors import ConfigError
+from seektune.models.load import Loaded, load_model
+from seektune.recipes.run_folder import is_finished, read_run
+
+
+def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
+    """Load a run folder's base and adapter, or any base, then every further adapter; the last is active.
+
+    Raises ConfigError for a run that has no adapter yet and for two adapters of one name.
+    """
+    run = Path(model)
+    folders = list(adapters)
+    if (run / "run.yaml").exists():
+        if not is_finished(run):
+            raise ConfigError(f"{run} has no adapter yet: finish it with `seektune train {run}/run.yaml`")
+        config = read_run(run)
+        loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
+        folders.insert(0, run / "adapter")
+    else:
+        loaded = load_model(model)
+    names: list[str] = []
+    for folder in folders:
+        name = adapter_name(folder)
+        if name in names:
+            raise ConfigError(f"two adapters are called {name}; rename the folder {folder}")
+        load_adapter(loaded, folder / "adapter" if (folder / "run.yaml").exists() else folder, name=name)
+        names.append(name)
+    if names:
+        activate(loaded, names[-1])
+    return loaded
+
+
+def adapter_name(folder: Path) -> str:
+    """The name of an adapter: its folder's, or its run's when the folder is a run's `adapter`."""
+    folder = folder.resolve()
+    name = folder.parent.name if folder.name == "adapter" else folder.name
+    return name.replace(".", "_")  # torch's module names hold no dots

@@ -1,0 +1,86 @@
+"""`seektune evaluate`: base against adapter on the held-out rows of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from seektune.config import RunConfig
+from seektune.evaluation.evaluate import evaluate, verdict
+from seektune.models.load import Loaded
+from seektune.recipes.adapted import open_adapted
+from seektune.recipes.examples import read_examples
+from seektune.recipes.run_folder import read_run
+from seektune.training.runlog import write_json
+from seektune.types import Evaluation, Example, Score
+
+
+def run(folder: Path, *, console: Console | None = None) -> Evaluation | None:
+    """Evaluate a finished run again, from its files alone, and rewrite its `evaluation.json`."""
+    console = console or Console()
+    config = read_run(folder)
+    loaded = open_adapted(str(folder))
+    train_rows, held_out = read_examples(config)
+    return compare(config, loaded, train_rows, held_out, console=console)
+
+
+def compare(
+    config: RunConfig,
+    loaded: Loaded,
+    train_rows: Sequence[Example],
+    held_out: Sequence[Example],
+    *,
+    console: Console,
+    task: str | None = None,
+    cpu_seconds: float = 0.0,
+) -> Evaluation | None:
+    """Score the held-out rows with the adapter off and on, print the table, write `evaluation.json`.
+
+    Open text has no options to choose between: then nothing is written and None comes back; the held-out
+    loss is in metrics.jsonl. `cpu_seconds` are those of the training before.
+    """
+    if not held_out or any(example.answer is None for example in held_out):
+        console.print(
+            "No accuracy: " + ("no row is held out." if not held_out else "the rows are open text.")
+        )
+        return None
+    found = evaluate(
+        loaded,
+        train_rows,
+        held_out,
+        model=Path(config.base_model).name,
+        task=task or config.output_dir.name,
+        router_unchanged=router_unchanged(config.output_dir),
+        cpu_seconds=cpu_seconds,
+    )
+    write_json(config.output_dir / "evaluation.json", [found.to_json()])
+    console.print(table(found))
+    console.print(verdict(found))
+    return found
+
+
+def router_unchanged(folder: Path) -> bool | None:
+    """What the trained-what gate found about the router; None where there is none."""
+    path = folder / "inventory.json"
+    checks = json.loads(path.read_text(encoding="utf-8"))["checks"] if path.exists() else {}
+    found: bool | None = checks.get("router_unchanged")
+    return found
+
+
+def table(found: Evaluation) -> Table:
+    """Accuracies with their 95 % intervals, simplest first."""
+    page = Table("on " + f"{found.n} held-out rows", "accuracy", "95 % interval", box=None, pad_edge=False)
+    page.add_row("majority class", f"{found.majority:.1%}", "")
+    for name, score in (("base", found.base), ("base, calibrated", found.base_calibrated)):
+        page.add_row(name, *_cells(score))
+    page.add_row("TF-IDF + logistic regression", f"{found.tfidf:.1%}", "")
+    page.add_row("with the adapter", *_cells(found.tuned), style="bold")
+    return page
+
+
+def _cells(score: Score) -> tuple[str, str]:
+    return f"{score.accuracy:.1%}", f"{score.low:.1%} – {score.high:.1%}"
