@@ -1,0 +1,224 @@
+"""Adapter folders: PEFT's layout both ways, strict, with what PEFT cannot say in seektune.json beside it.
+
+A chosen subset of experts has no PEFT form short of zero-filling: it is stored compactly, as
+`seektune_adapter.safetensors` without `adapter_config.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from seektune.adapters.attach import Delta, add_deltas, check_name, deltas_of, planned, spec_of
+from seektune.adapters.experts import ExpertsLowRank
+from seektune.adapters.peft_layout import config_of, parts_of
+from seektune.adapters.peft_read import linears_of, peft_deltas, refuse_differences
+from seektune.config import AdapterSpec, validated
+from seektune.errors import AdapterError, ConfigError
+from seektune.models.load import Loaded
+from seektune.models.sites import all_sites
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+COMPACT, MANIFEST = "seektune_adapter.safetensors", "seektune.json"
+_FILES = {CONFIG, WEIGHTS, COMPACT, MANIFEST}
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+
+
+def save_adapter(loaded: Loaded, folder: Path | str, *, name: str = "default") -> Path:
+    """Write the adapter `name` as a folder that `load_adapter`, and PEFT where it can, read; returns it.
+
+    An existing adapter folder is replaced as a whole; a folder that holds anything else is refused. The
+    folder appears complete or not at all.
+    """
+    spec, deltas = spec_of(loaded, name), deltas_of(loaded, name)
+    folder = Path(folder).resolve()
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        draft = Path(scratch) / "new"
+        draft.mkdir()
+        if any(isinstance(delta, ExpertsLowRank) and not delta.complete for delta in deltas.values()):
+            _save_tensors(_compact_tensors(deltas), draft / COMPACT)
+        else:
+            _write_peft(loaded, spec, deltas, draft)
+        _write_json(_manifest(loaded, spec, draft), draft / MANIFEST)
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        draft.rename(folder)
+    return folder
+
+
+def load_adapter(
+    loaded: Loaded, folder: Path | str, *, name: str = "default", root: Path | str | None = None
+) -> Loaded:
+    """Attach the adapter stored in `folder` under `name` and make it active; returns `loaded`.
+
+    Reads what `save_adapter` and PEFT write; with `root`, only from folders inside it. Raises one
+    AdapterError that lists every wrong, missing or unknown name, shape, dtype and non-finite tensor; one
+    that names both identities when the adapter was trained on another base.
+    """
+    check_name(loaded, name)
+    folder = _inside(Path(folder), root)
+    weights = _weights_file(folder)
+    spec = _read_manifest(loaded, folder)
+    found = _read_tensors(weights)
+    if weights.name == WEIGHTS:
+        spec, deltas = peft_deltas(loaded, folder, _read_json(folder / CONFIG), found, spec)
+        return add_deltas(loaded, spec, deltas, name)
+    if spec is None:
+        raise AdapterError(f"{folder} has {COMPACT} but no {MANIFEST}, which says what its tensors are")
+    deltas = planned(loaded, spec)
+    tensors = _compact_tensors(deltas)
+    refuse_differences(folder, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, found)
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            tensor.copy_(found[key])
+    return add_deltas(loaded, spec, deltas, name)
+
+
+def _compact_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
+    """Site name and parameter name → the parameter as it is."""
+    return {f"{site}.{key}": p for site, delta in deltas.items() for key, p in delta.named_parameters()}
+
+
+def _write_peft(loaded: Loaded, spec: AdapterSpec, deltas: Mapping[str, Delta], folder: Path) -> None:
+    parts = [part for site, delta in deltas.items() for part in parts_of(site, delta)]
+    renamed = {"dense", "shared"} if loaded.family.experts else set()
+    as_parameters = {s.name for s in all_sites(loaded.model, loaded.family) if s.group in renamed}
+    config = config_of(spec, parts, linears_of(loaded.model), as_parameters, loaded.source)
+    tensors = {key: t for part in parts for key, t in zip(part.names, part.pack(), strict=True)}
+    _save_tensors(tensors, folder / WEIGHTS)
+    _write_json(config, folder / CONFIG)
+
+
+def _manifest(loaded: Loaded, spec: AdapterSpec, folder: Path) -> dict[str, Any]:
+    packages = ("seektune", "torch", "transformers")
+    written = spec.model_dump(mode="json")
+    return {
+        "base": {
+            "identity": loaded.identity,
+            "source": loaded.source,
+            "model_type": loaded.family.model_type,
+        },
+        "versions": {package: version(package) for package in packages},
+        "spec": written,
+        "content_hash": _content_hash(folder, written),
+    }
+
+
+def _read_manifest(loaded: Loaded, folder: Path) -> AdapterSpec | None:
+    """The spec in seektune.json after its base and content are checked; None where there is no such file."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    manifest = _read_json(path)
+    try:
+        base, written, content = manifest["base"], manifest["spec"], manifest["content_hash"]
+        identity, source = str(base["identity"]), str(base["source"])
+        spec = validated(AdapterSpec, written, f"{path}: spec")
+    except (KeyError, TypeError, ConfigError) as error:
+        raise AdapterError(f"{path} is damaged ({error}): save the adapter again") from None
+    if identity != loaded.identity:
+        raise AdapterError(
+            f"{folder} was trained on the base {source} (identity {identity}), but the loaded base is "
+            f"{loaded.source} (identity {loaded.identity}): load the first one, load_model({source!r})"
+        )
+    if content != _content_hash(folder, written):
+        raise AdapterError(
+            f"{folder} is not as seektune saved it (content hash differs): save it again, or, if PEFT wrote "
+            f"over it on purpose, delete {MANIFEST} to load it as a PEFT adapter of an unknown base"
+        )
+    return spec
+
+
+def _content_hash(folder: Path, spec: Mapping[str, Any]) -> str:
+    """sha256 over weights, PEFT's configuration and spec: it names a version of the adapter."""
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
+    for name in (CONFIG, WEIGHTS, COMPACT):
+        if (folder / name).exists():
+            with (folder / name).open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _inside(folder: Path, root: Path | str | None) -> Path:
+    resolved = folder.resolve()
+    if root is not None and not resolved.is_relative_to(Path(root).resolve()):
+        raise AdapterError(f"{folder} leads outside {root}, the only place adapters may be loaded from")
+    if not resolved.is_dir():
+        raise AdapterError(f"{folder} is not a folder; an adapter is the folder that save_adapter wrote")
+    return resolved
+
+
+def _weights_file(folder: Path) -> Path:
+    present = [name for name in (WEIGHTS, COMPACT) if (folder / name).is_file()]
+    if len(present) == 1:
+        return folder / present[0]
+    if present:
+        raise AdapterError(f"{folder} holds both {WEIGHTS} and {COMPACT}: remove the one that is stale")
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise AdapterError(
+            f"{folder} holds {pickles[0]}, a pickle, which can run any code when it is read: convert it to "
+            f"{WEIGHTS} where you trust it"
+        )
+    raise AdapterError(f"{folder} has no {WEIGHTS} and no {COMPACT}: it is no adapter folder")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(
+            f"{path} is truncated or no safetensors file ({error}): copy or save the adapter again"
+        ) from None
+    return tensors
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if broken := [name for name, tensor in ready.items() if not torch.isfinite(tensor).all()]:
+        raise AdapterError(f"the adapter is not finite, so it is not saved: {', '.join(broken)}")
+    save_file(ready, path, metadata={"format": "pt"})
+    _sync(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"cannot read {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise AdapterError(f"{path} must hold an object of keys and values")
+    return content
+
+
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise AdapterError(f"{folder} is a file: choose a folder for the adapter")
+    foreign = (
+        sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.exists() else []
+    )
+    if foreign:
+        raise AdapterError(f"{folder} holds other files ({', '.join(foreign)}): choose another folder")
