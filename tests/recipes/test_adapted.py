@@ -1,0 +1,41 @@
+"""A base with the adapters a command names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seektune.adapters.attach import active_adapter, adapters
+from seektune.errors import ConfigError
+from seektune.recipes.adapted import adapter_name, open_adapted
+
+
+def test_a_run_folder_brings_its_base_and_its_adapter(finished: Path) -> None:
+    loaded = open_adapted(str(finished))
+    assert adapters(loaded) == ("run",)
+    assert active_adapter(loaded) == "run"
+
+
+def test_a_base_takes_the_adapters_that_are_named_and_the_last_is_active(
+    finished: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(finished / "adapter", tmp_path / "other.v2")
+    loaded = open_adapted("tiny/deepseek_v3", [finished, other])
+    assert adapters(loaded) == ("run", "other_v2")
+    assert active_adapter(loaded) == "other_v2"
+
+
+def test_two_adapters_of_one_name_are_an_error(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="two adapters are called run"):
+        open_adapted(str(finished), [finished])
+
+
+def test_a_base_alone_has_no_adapter() -> None:
+    assert adapters(open_adapted("tiny/llama")) == ()
+
+
+def test_an_adapter_is_named_after_its_run() -> None:
+    assert adapter_name(Path("runs/medical/adapter")) == "medical"
+    assert adapter_name(Path("adapters/legal")) == "legal"
