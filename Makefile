@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 .PHONY: demo test test-all check bench clean
 
 demo: $(STAMP)
-	.venv/bin/seektune demo
+	.venv/bin/seektune demo $(ARGS)
 
 test: $(STAMP)
 	scripts/test
