@@ -41,6 +41,7 @@ class Family:
     router: str | None = None  # modules whose weights and buffers must not move
     refused: Mapping[str, str] = field(default_factory=dict)  # pattern → why it is no target
     packs: bool = True  # False: native attention, one sequence per forward
+    float16: bool = True  # False: transformers' class mixes dtypes in half precision
 
     @property
     def experts(self) -> str | None:
@@ -72,7 +73,9 @@ _REFUSED_MOE = _REFUSED | {r"model\.layers\.\d+\.mlp\.gate": _ROUTER}
 _GATE = r"model\.layers\.\d+\.mlp\.gate"
 _LLAMA = _text_groups(("q_proj", "k_proj", "v_proj", "o_proj"))
 _MLA = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
-_VISION = r"model\.vision_model\.encoder\.layers\.\d+\."
+_VL_TEXT = _text_groups(("q_proj", "k_proj", "v_proj", "o_proj"), r"model\.language_model\.layers\.\d+\.")
+_SIGLIP = r"model\.vision_model\.encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])"
+_SAM = r"model\.high_res_vision_model\.vision_encoder\.layers\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.lin[12])"
 
 _FAMILIES = (
     Family(model_type="llama", groups=_LLAMA, refused=_REFUSED, template="deepseek_v2"),
@@ -112,15 +115,20 @@ _FAMILIES = (
         },
         template="deepseek_v31",
         packs=False,  # sinks, sliding window and compressed entries leak across packed rows
+        float16=False,
     ),
     Family(
         model_type="deepseek_vl",
-        groups=_text_groups(
-            ("q_proj", "k_proj", "v_proj", "o_proj"), prefix=r"model\.language_model\.layers\.\d+\."
-        )
+        groups=_VL_TEXT | {"vision": _SIGLIP, "aligner": r"model\.aligner\.linear[12]"},
+        refused=_REFUSED,
+        template="deepseek_vl",
+    ),
+    Family(
+        model_type="deepseek_vl_hybrid",  # VL 7B: a second, high-resolution tower
+        groups=_VL_TEXT
         | {
-            "vision": rf"{_VISION}(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])",
-            "aligner": r"model\.aligner\.linear[12]",
+            "vision": rf"{_SIGLIP}|{_SAM}",
+            "aligner": r"model\.aligner\.(?:vision_proj|high_res_vision_proj|proj)",
         },
         refused=_REFUSED,
         template="deepseek_vl",

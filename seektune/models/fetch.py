@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from seektune.errors import ModelError, OfflineError
 from seektune.models.checkpoint import read_config
@@ -44,10 +44,12 @@ def _from_hub(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=_SMALL))
         family_of(read_config(folder)["model_type"])
         return Path(snapshot_download(name, allow_patterns=_SMALL + _WEIGHTS))
-    except RepositoryNotFoundError:
-        raise ModelError(f"{name} is neither a folder here nor a model on {constants.ENDPOINT}") from None
-    except OSError as error:  # every network error of the hub client is one
-        raise _offline(name, f"{constants.ENDPOINT} ({type(error).__name__})") from error
+    except RepositoryNotFoundError:  # gated models included
+        raise ModelError(
+            f"{name} is neither a folder here nor an open model on {constants.ENDPOINT}"
+        ) from None
+    except (HfHubHTTPError, ConnectionError) as error:
+        raise _offline(name, constants.ENDPOINT) from error
 
 
 def _from_modelscope(name: str) -> Path:
@@ -58,7 +60,7 @@ def _from_modelscope(name: str) -> Path:
     try:
         return Path(modelscope.snapshot_download(name, allow_patterns=_SMALL + _WEIGHTS))
     except (OSError, ValueError) as error:
-        raise _offline(name, f"ModelScope ({type(error).__name__})") from error
+        raise _offline(name, "ModelScope") from error
 
 
 def _offline(name: str, place: str) -> OfflineError:

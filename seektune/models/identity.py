@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from seektune.models.checkpoint import stored_tensors
 
@@ -37,10 +38,10 @@ def checkpoint_identity(folder: Path | str) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model: nn.Module) -> str:
-    """Identity (64 hex digits) of a model without a checkpoint: the same formula over its state dict."""
+def model_identity(model: PreTrainedModel) -> str:
+    """Identity (64 hex digits) of a model without a checkpoint: of what `save_pretrained` would write."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(revert_weight_conversion(model, model.state_dict()).items()):
         digest.update(_line(name, _SPELLING[tensor.dtype], tuple(tensor.shape)))
         content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         for offset, size in _blocks(len(content)):

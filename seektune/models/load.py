@@ -19,6 +19,7 @@ from transformers import (
 
 from seektune.errors import ModelError
 from seektune.models.backends import install
+from seektune.models.cast import cast
 from seektune.models.checkpoint import read_config, stored_tensors
 from seektune.models.families import Family, family_of
 from seektune.models.fetch import local_folder
@@ -82,20 +83,26 @@ def load_model(
 def _load_tiny(source: str, dtype: torch.dtype | None, dequantize: bool, seed: int) -> Loaded:
     if dequantize:
         raise ModelError(f"dequantize: true has no effect on {source}, which is not quantised: remove it")
-    name = source.removeprefix(_TINY)
-    stored, tokenizer = tiny_model(name, seed)
-    model = stored if dtype in (None, torch.float32) else tiny_model(name, seed, dtype)[0]
-    return Loaded(model, tokenizer, family_of(model.config.model_type), model_identity(stored), source)
+    model, tokenizer = tiny_model(source.removeprefix(_TINY), seed)
+    family = family_of(model.config.model_type)
+    identity = model_identity(model)
+    if dtype is not None:
+        _refuse_float16(family, dtype)
+        cast(model, dtype)
+    return Loaded(model, tokenizer, family, identity, source)
 
 
 def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place: torch.device) -> Loaded:
     folder = local_folder(source)
     config = read_config(folder)
     family = family_of(config["model_type"])
+    _refuse_float16(family, dtype)
     identity = checkpoint_identity(folder)  # reads every header, so damage is named before anything loads
     options: dict[str, Any] = {"dtype": dtype or "auto"}
     if "quantization_config" in config or dequantize:
-        options["quantization_config"] = _dequantization(folder, config, dequantize, dtype)
+        dtype = dtype or torch.bfloat16
+        _check_fp8(folder, config, dequantize, dtype)
+        options = {"dtype": dtype, "quantization_config": FineGrainedFP8Config(dequantize=True)}
     if place.type != "cpu":
         options["device_map"] = {"": place}
     model_class = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
@@ -103,6 +110,8 @@ def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place
         folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
     )
     _refuse_differences(folder, report)
+    if dequantize:
+        cast(model, options["dtype"])  # what was not fp8 came in the dtype it is stored in
     return Loaded(model, _tokenizer(folder), family, identity, source)
 
 
@@ -114,30 +123,41 @@ def _dtype(name: str | torch.dtype) -> torch.dtype | None:
         return None
     if name not in _DTYPES:
         raise ModelError(f"dtype {name!r} is unknown: use auto, {', '.join(_DTYPES)}")
-    return getattr(torch, name)  # type: ignore[no-any-return]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
-def _dequantization(
-    folder: Path, config: dict[str, Any], dequantize: bool, dtype: torch.dtype | None
-) -> FineGrainedFP8Config:
-    """The way to load an fp8 checkpoint as plain weights; ModelError unless asked for and possible."""
+def _refuse_float16(family: Family, dtype: torch.dtype | None) -> None:
+    if dtype == torch.float16 and not family.float16:
+        raise ModelError(f"{family.model_type} does not run in float16 with transformers 5: use bfloat16")
+
+
+def _check_fp8(folder: Path, config: dict[str, Any], dequantize: bool, dtype: torch.dtype) -> None:
+    """Refuse what is not fp8, or was not asked to be dequantised; print the size of what was."""
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method is None:
         raise ModelError(f"dequantize: true has no effect on {folder}, which is not quantised: remove it")
     if method != "fp8":
         raise ModelError(f"{folder} is quantised with {method!r}: load the unquantised checkpoint instead")
-    width = (dtype or torch.bfloat16).itemsize
-    size = sum(
-        tensor.numel * width if tensor.dtype.startswith("F8_") else tensor.end - tensor.start
-        for tensor in stored_tensors(folder)
-    )
+    size = f"about {_plain_bytes(folder, dtype) / 1e9:,.1f} GB as {dtype}"
     if not dequantize:
         raise ModelError(
             f"{folder} holds fp8 weights, which cannot be adapted as they are; set `dequantize: true` to "
-            f"load them as {dtype or torch.bfloat16}, about {size / 1e9:.1f} GB"
+            f"load them as plain weights, {size}"
         )
-    _log.warning("loading %s dequantised as %s: about %.1f GB", folder, dtype or torch.bfloat16, size / 1e9)
-    return FineGrainedFP8Config(dequantize=True)
+    _log.warning("loading %s dequantised: %s", folder, size)
+
+
+def _plain_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """Size of an fp8 checkpoint once dequantised; its scales vanish, int8 bytes hold two fp4 values each."""
+    values = {"F8_E4M3": 1, "F8_E5M2": 1, "I8": 2}
+    return sum(
+        tensor.numel * values[tensor.dtype] * dtype.itemsize
+        if tensor.dtype in values
+        else tensor.end - tensor.start
+        for tensor in stored_tensors(folder)
+        if not tensor.name.endswith(("scale_inv", ".scale"))
+    )
 
 
 def _refuse_differences(folder: Path, report: dict[str, Any]) -> None:

@@ -54,12 +54,7 @@ def find_sites(
         site.name for pattern in _patterns(target_modules) for site in _matched(pattern, model, family, sites)
     }
     for pattern in _patterns(exclude_modules):
-        excluded = {site.name for site in sites if pattern.hits(site)} & chosen
-        if not excluded:
-            raise TargetError(
-                f"exclude_modules: {pattern.text!r} excludes nothing that target_modules selects; remove it"
-            )
-        chosen -= excluded
+        chosen -= _excluded(pattern, [site for site in sites if site.name in chosen])
     if not chosen:
         raise TargetError("exclude_modules leaves nothing of target_modules to train")
     return [site for site in sites if site.name in chosen]
@@ -94,7 +89,7 @@ def _pattern(text: str, is_regex: bool) -> _Pattern:
     try:
         compiled = re.compile(text)
     except re.error as error:
-        raise TargetError(f"target_modules: {text!r} is not a regular expression: {error}") from None
+        raise TargetError(f"{text!r} is not a regular expression: {error}") from None
     return _Pattern(text, (), lambda name: compiled.fullmatch(name) is not None, True)
 
 
@@ -106,6 +101,18 @@ def _matched(pattern: _Pattern, model: nn.Module, family: Family, sites: list[Si
     if bare:
         _refuse_ambiguous(pattern.text, found, sites)
     return found
+
+
+def _excluded(pattern: _Pattern, chosen: list[Site]) -> set[str]:
+    where = f"exclude_modules: {pattern.text!r}"
+    excluded = {site.name for site in chosen if pattern.hits(site)}
+    if pattern.text in MLP_NAMES and any(site.group == "routed" for site in chosen):
+        raise TargetError(
+            f"{where} cannot leave out a part of the routed experts, which are adapted as a whole"
+        )
+    if not excluded:
+        raise TargetError(f"{where} excludes nothing that target_modules selects; remove it")
+    return excluded
 
 
 def _refuse_ambiguous(name: str, found: list[Site], sites: list[Site]) -> None:
@@ -131,10 +138,12 @@ def _nothing(pattern: _Pattern, model: nn.Module, family: Family, sites: list[Si
         reason = _refusal(name, family) if name and pattern.matches(name) else None
         if reason is not None:
             return f"{where} matches only what must not train ({name}): {reason}; this model has {existing}"
-    if pattern.text in ATTENTION_NAMES:
-        return f"{where} is no {family.model_type} module: use the group 'attention'; it has {existing}"
     if pattern.is_regex and re.fullmatch(r"\w+", pattern.text):
         hint = f"; one string is a regex on the whole name, write [{pattern.text}] for a module name"
+    elif pattern.text in ATTENTION_NAMES:
+        hint = "; use the group 'attention'"
+    elif _last(pattern.text) in (*MLP_NAMES, "gate_up_proj") and "experts" in pattern.text:
+        hint = "; the experts of a layer are one module, adapted as a whole: use the group 'routed'"
     else:
         hint = _near_miss(pattern.text, sites)
     return f"{where} matches no module{hint}; this {family.model_type} model has {existing}"
@@ -147,7 +156,7 @@ def _refusal(name: str, family: Family) -> str | None:
 
 def _near_miss(text: str, sites: list[Site]) -> str:
     known = [*GROUPS, ALL_LINEAR, *dict.fromkeys(_last(site.name) for site in sites)]
-    near = difflib.get_close_matches(text, known, n=2)
+    near = difflib.get_close_matches(_last(text), known, n=2)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -17,6 +17,7 @@ from transformers import (
 
 from seektune.data.templates import TEMPLATES
 from seektune.errors import ModelError
+from seektune.models.cast import cast
 from seektune.models.families import family_of
 
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
@@ -80,6 +81,25 @@ _VISION = {
     "patch_size": 8,  # 16 image tokens
     "vision_use_head": False,
 }
+_HIGH_RESOLUTION = {
+    "model_type": "sam_vision_model",
+    "hidden_size": 32,
+    "mlp_dim": 64,
+    "output_channels": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 64,
+    "patch_size": 8,
+    "window_size": 4,
+    "global_attn_indexes": [1],
+    "num_pos_feats": 8,
+}
+_VL = {
+    "text_config": _GQA | {"model_type": "llama"},
+    "vision_config": _VISION,
+    "image_token_id": _VOCABULARY - 1,
+    "tie_word_embeddings": False,
+}
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", _GQA),
     "qwen2": ("qwen2", _GQA),
@@ -91,15 +111,8 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v3": ("deepseek_v3", _V3),
     "deepseek_v32": ("deepseek_v32", _V3 | _INDEXER),
     "deepseek_v4": ("deepseek_v4", _V4),
-    "deepseek_vl": (
-        "deepseek_vl",
-        {
-            "text_config": _GQA | {"model_type": "llama"},
-            "vision_config": _VISION,
-            "image_token_id": _VOCABULARY - 1,
-            "tie_word_embeddings": False,
-        },
-    ),
+    "deepseek_vl": ("deepseek_vl", _VL),
+    "deepseek_vl_hybrid": ("deepseek_vl_hybrid", _VL | {"high_res_vision_config": _HIGH_RESOLUTION}),
 }
 
 TINY = tuple(_CONFIGS)
@@ -119,14 +132,12 @@ def tiny_model(
         raise ModelError(f"there is no tiny/{name}{hint} (there are: {', '.join(TINY)})")
     model_type, settings = _CONFIGS[name]
     config = AutoConfig.for_model(model_type, **settings)
-    build = AutoModelForImageTextToText if model_type == "deepseek_vl" else AutoModelForCausalLM
+    build = AutoModelForImageTextToText if "vision_config" in settings else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build.from_config(config, dtype=torch.float32)
         _spread(model)
-    if dtype != torch.float32:
-        # Not model.to(dtype): like a checkpoint's, some weights of V3 and V4 stay float32.
-        model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), dtype=dtype)
+    cast(model, dtype)
     return model.eval(), byte_tokenizer(TEMPLATES[family_of(model_type).template])
 
 
