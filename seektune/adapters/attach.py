@@ -119,10 +119,35 @@ def deltas_of(loaded: Loaded, name: str) -> dict[str, Delta]:
     return {site: cast(Delta, wrapper.deltas[name]) for site, wrapper in wrappers if name in wrapper.deltas}
 
 
+def chosen_sites(loaded: Loaded, spec: AdapterSpec) -> list[tuple[Site, Sequence[int] | None]]:
+    """The sites `spec` asks for and, for routed ones, the experts (None = all); unlisted layers are left out.
+
+    Raises TargetError listing every layer and expert that does not exist.
+    """
+    sites = find_sites(loaded.model, loaded.family, spec.target_modules, spec.exclude_modules)
+    if spec.experts is None:
+        return [(site, None) for site in sites]
+    routed = {s.layer: s for s in sites if s.group == "routed" and s.layer is not None}
+    if not routed:
+        raise TargetError("experts are chosen but target_modules has no routed experts: add `routed` to it")
+    wrong = []
+    for layer, experts in spec.experts.items():
+        count = _experts_shape(routed[layer].module)[0] if layer in routed else 0
+        if not count:
+            wrong.append(f"layer {layer} has none; layers with targeted experts: {sorted(routed)}")
+        elif outside := [expert for expert in experts if not 0 <= expert < count]:
+            wrong.append(f"layer {layer} has experts 0 to {count - 1}, not {outside}")
+    if wrong:
+        raise TargetError("experts: " + "; ".join(wrong))
+    if not any(spec.experts.values()):
+        raise TargetError("experts chooses no expert in any layer: drop `routed` from target_modules instead")
+    chosen = {routed[layer].name: sorted(set(experts)) for layer, experts in spec.experts.items() if experts}
+    return [(s, chosen.get(s.name)) for s in sites if s.group != "routed" or s.name in chosen]
+
+
 def planned(loaded: Loaded, spec: AdapterSpec) -> dict[str, Delta]:
     """Zero deltas for what `spec` asks for, by site name; nothing is changed yet."""
-    sites = find_sites(loaded.model, loaded.family, spec.target_modules, spec.exclude_modules)
-    chosen = _chosen(spec, sites)
+    chosen = chosen_sites(loaded, spec)
     return {site.name: new_delta(site.module, spec.r, spec, experts) for site, experts in chosen}
 
 
@@ -156,28 +181,6 @@ def check_name(loaded: Loaded, name: str) -> None:
         raise AdapterError(f"{name!r} cannot name an adapter: use letters, digits, _ and -, no method names")
     if name in adapters(loaded):
         raise AdapterError(f"an adapter named {name!r} is attached already: detach it or choose another name")
-
-
-def _chosen(spec: AdapterSpec, sites: list[Site]) -> list[tuple[Site, Sequence[int] | None]]:
-    """The sites with, for routed ones, the experts to adapt (None = all); unlisted layers are left out."""
-    if spec.experts is None:
-        return [(site, None) for site in sites]
-    routed = {s.layer: s for s in sites if s.group == "routed" and s.layer is not None}
-    if not routed:
-        raise TargetError("experts are chosen but target_modules has no routed experts: add `routed` to it")
-    wrong = []
-    for layer, experts in spec.experts.items():
-        count = _experts_shape(routed[layer].module)[0] if layer in routed else 0
-        if not count:
-            wrong.append(f"layer {layer} has none; layers with targeted experts: {sorted(routed)}")
-        elif outside := [expert for expert in experts if not 0 <= expert < count]:
-            wrong.append(f"layer {layer} has experts 0 to {count - 1}, not {outside}")
-    if wrong:
-        raise TargetError("experts: " + "; ".join(wrong))
-    if not any(spec.experts.values()):
-        raise TargetError("experts chooses no expert in any layer: drop `routed` from target_modules instead")
-    chosen = {routed[layer].name: sorted(set(experts)) for layer, experts in spec.experts.items() if experts}
-    return [(s, chosen.get(s.name)) for s in sites if s.group != "routed" or s.name in chosen]
 
 
 def _wrap(model: nn.Module, site: str) -> Wrapper:

@@ -1,0 +1,149 @@
+"""Faster forms of a model's norms, gated MLPs and attention, for one model instance.
+
+Only the class of a module object is exchanged, never a class's content: parameters keep their names, and
+hooks, flags and references held elsewhere their object. The fused forms compute their projections without
+calling the children, so forward hooks on those linears do not run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seektune.adapters.wrap import AdaptedLinear
+from seektune.errors import ModelError
+from seektune.models.backends import NAME, attention
+from seektune.ops.gated_mlp import gated_mlp
+from seektune.ops.lora_linear import Projection, lora_linears
+from seektune.ops.rms_norm import rms_norm
+from seektune.ops.rotary import rotary
+
+
+def fuse(model: nn.Module) -> None:
+    """Give the fused form to every module of `model` that has one and computes exactly the same.
+
+    The model's base must be frozen. Modules that are fused already stay so.
+    """
+    for module in list(model.modules()):
+        fused = _FUSED.get(type(module).__name__)
+        if fused is not None and fused.fits(module):
+            module.unfused = type(module)
+            module.__class__ = fused
+
+
+def unfuse(model: nn.Module) -> None:
+    """Give every fused module its own class back."""
+    for module in model.modules():
+        if isinstance(module, FusedNorm | FusedMLP | FusedAttention):
+            own = module.unfused
+            del module.unfused
+            module.__class__ = own
+
+
+class FusedNorm(nn.Module):
+    """RMSNorm by `ops.rms_norm`."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(…, H) → (…, H)."""
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+    @staticmethod
+    def fits(module: Any) -> bool:
+        """Always: all classes of the table compute the same."""
+        return True
+
+
+class FusedMLP(nn.Module):
+    """A SwiGLU MLP by `ops.gated_mlp`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, H) → (…, H)."""
+        return gated_mlp(
+            x, _projection(self.gate_proj), _projection(self.up_proj), _projection(self.down_proj)
+        )
+
+    @staticmethod
+    def fits(module: Any) -> bool:
+        """Plain linears around silu."""
+        probe = torch.linspace(-9, 9, 19)
+        plain = all(map(_is_plain, (module.gate_proj, module.up_proj, module.down_proj)))
+        return plain and torch.equal(module.act_fn(probe), F.silu(probe))
+
+
+class FusedAttention(nn.Module):
+    """Llama's and Qwen2's attention: q, k and v by one function, rotated in place of transformers' copies."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """(B, T, H) → (B, T, H), no attention weights."""
+        if self.config._attn_implementation != NAME:
+            raise ModelError(
+                f"attention was switched to {self.config._attn_implementation!r} under an attached adapter: "
+                "detach it first, or keep 'seektune'"
+            )
+        projections = [_projection(linear) for linear in (self.q_proj, self.k_proj, self.v_proj)]
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q, k, v = (heads.view(shape) for heads in lora_linears(hidden_states, projections))
+        q, k, v = (
+            heads.transpose(1, 2)
+            for heads in (rotary(q, *position_embeddings), rotary(k, *position_embeddings), v)
+        )
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        dropout = self.attention_dropout if self.training else 0.0
+        window = getattr(self, "sliding_window", None)
+        out, _ = attention(
+            self,
+            q,
+            k,
+            v,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=dropout,
+            sliding_window=window,
+            **kwargs,
+        )
+        return self.o_proj(out.flatten(2)), None
+
+    @staticmethod
+    def fits(module: Any) -> bool:
+        """Plain linears, and our attention between them."""
+        plain = all(map(_is_plain, (module.q_proj, module.k_proj, module.v_proj)))
+        return plain and module.config._attn_implementation == NAME
+
+
+_FUSED: dict[str, Any] = {
+    "LlamaRMSNorm": FusedNorm,
+    "Qwen2RMSNorm": FusedNorm,
+    "DeepseekV2RMSNorm": FusedNorm,
+    "DeepseekV3RMSNorm": FusedNorm,
+    "LlamaMLP": FusedMLP,
+    "Qwen2MLP": FusedMLP,
+    "DeepseekV2MLP": FusedMLP,
+    "DeepseekV3MLP": FusedMLP,
+    "LlamaAttention": FusedAttention,
+    "Qwen2Attention": FusedAttention,
+}
+
+
+def _projection(linear: nn.Module) -> Projection:
+    """A linear's tensors with those of its active delta, if it has one."""
+    delta = linear.take_delta() if isinstance(linear, AdaptedLinear) else None
+    if delta is None:
+        return Projection(linear.weight, linear.bias)
+    return Projection(
+        linear.weight, linear.bias, delta.lora_A, delta.lora_B, delta.scaling, delta.applied_dropout
+    )
+
+
+def _is_plain(linear: nn.Module) -> bool:
+    return type(linear.base_layer if isinstance(linear, AdaptedLinear) else linear) is nn.Linear

@@ -1,0 +1,251 @@
+"""The trained-what gate: what trains, group by group, and proof that it did and that nothing else moved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seektune.adapters.attach import Delta, active_adapter, chosen_sites, deltas_of, spec_of
+from seektune.adapters.experts import ExpertsLowRank
+from seektune.adapters.fingerprints import checksums, sha256
+from seektune.adapters.lowrank import LowRank
+from seektune.adapters.wrap import AdaptedLinear
+from seektune.errors import GateError
+from seektune.models.families import GROUPS
+from seektune.models.load import Loaded
+from seektune.models.sites import Site, all_sites
+from seektune.types import Inventory, InventoryRow
+
+
+def inventory(loaded: Loaded) -> Inventory:
+    """What the active adapter trains, one row per group that exists in the model; prints as a table."""
+    name = active_adapter(loaded)
+    deltas = {} if name is None else deltas_of(loaded, name)
+    sites = all_sites(loaded.model, loaded.family)
+    rows = [_row(group, [s for s in sites if s.group == group], deltas) for group in GROUPS]
+    total = sum(p.numel() for key, p in loaded.model.named_parameters() if ".deltas." not in key)
+    return Inventory(tuple(row for row in rows if row.existing), total)
+
+
+def _row(group: str, sites: list[Site], deltas: Mapping[str, Delta]) -> InventoryRow:
+    added = [p for s in sites if s.name in deltas for p in deltas[s.name].parameters() if p.requires_grad]
+    return InventoryRow(
+        group=group,
+        matched=sum(site.name in deltas for site in sites),
+        existing=len(sites),
+        parameters=sum(p.numel() for site in sites for p in _own(site.module).parameters(recurse=False)),
+        trainable=sum(p.numel() for p in added),
+        bytes=sum(p.numel() * p.element_size() for p in added),
+    )
+
+
+def _own(module: nn.Module) -> nn.Module:
+    return module.base_layer if isinstance(module, AdaptedLinear) else module
+
+
+class Gate:
+    """Checks a run of the active adapter, in this order: the table now, gradients, first update, proofs.
+
+    Each failed check raises GateError naming the modules; `inventory` carries what is known so far. The
+    checks after the first of each kind cost nothing, so they may be called at every step.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        name = active_adapter(loaded)
+        if name is None:
+            raise GateError("no adapter is active, so nothing would train: attach or activate one")
+        self._deltas = deltas_of(loaded, name)
+        self._trainable = dict(_named_parameters(self._deltas))
+        self.inventory = inventory(loaded)
+        _raise("the adapter is not what its spec asks for", _table_problems(loaded, name, self._deltas))
+        self._note(table=True, gradients=None, first_update=None)
+        for delta in self._deltas.values():
+            _clear_record(delta)
+        self._router = _router_tensors(loaded)
+        self._digests = {key: sha256(tensor) for key, tensor in self._router.items()}
+        self._checksums = checksums(self._frozen())
+        self._before: dict[str, int] = {}
+        self._with_gradient: set[str] = set()
+
+    def after_backward(self) -> None:
+        """After the first backward: each B whose module took part has a finite, non-zero gradient.
+
+        For experts, each row of a B whose expert had a token with a gradient. At the first step the
+        gradient of A is zero, as B is: only B is asked.
+        """
+        if self.inventory.checks["gradients"] is not None:
+            return
+        problems = [line for site, delta in self._deltas.items() for line in _gradient_problems(site, delta)]
+        if not any(_took_part(delta) for delta in self._deltas.values()):
+            problems.append("no adapted module took part in the first step")
+        self._note(gradients=not problems)
+        _raise("after the first backward", problems)
+
+    def before_update(self) -> None:
+        """Before an optimiser step: note the trainable parameters, until the first update is checked."""
+        if self.inventory.checks["first_update"] is not None:
+            return
+        self._before = checksums(self._trainable)
+        self._with_gradient = {
+            key for key, p in self._trainable.items() if p.grad is not None and bool(p.grad.any())
+        }
+
+    def after_update(self, learning_rate: float) -> None:
+        """After the first optimiser step at a rate above 0: what had a gradient moved, nothing frozen did."""
+        if self.inventory.checks["first_update"] is not None or learning_rate <= 0:
+            return
+        after = checksums(self._trainable)
+        problems = [
+            f"{key} had a gradient but did not change: is it in the optimiser?"
+            for key in sorted(self._with_gradient)
+            if after[key] == self._before[key] and not _lost_in_rounding(self._trainable[key], learning_rate)
+        ]
+        problems += self._moved_router() + self._moved_frozen()
+        self._note(first_update=not problems)
+        _raise("after the first update", problems)
+
+    def finish(self) -> Inventory:
+        """The proofs at the end, also of a run that died: nothing frozen moved, no group went unused."""
+        router, frozen = self._moved_router(), self._moved_frozen()
+        unused = self._unused_groups() if self.inventory.checks["first_update"] is not None else []
+        experts = [delta for delta in self._deltas.values() if isinstance(delta, ExpertsLowRank)]
+        self._note(
+            router_unchanged=not router if self._router else None,
+            router_tensors=len(self._digests),
+            frozen_unchanged=not frozen,
+            frozen_tensors=len(self._checksums),
+            unused_groups=unused,
+            experts_adapted=sum(len(delta.experts) for delta in experts),
+            experts_never_hit=sum(int((~delta.reached_rows()).sum()) for delta in experts),
+        )
+        lines = [f"group {group} trains, but no batch ever used it: leave it out" for group in unused]
+        _raise("at the end of the run", [*router, *frozen, *lines])
+        return self.inventory
+
+    def _note(self, **checks: Any) -> None:
+        self.inventory = replace(self.inventory, checks=self.inventory.checks | checks)
+
+    def _frozen(self) -> dict[str, Tensor]:
+        """Everything that must not move, by name: parameters and stored buffers, less adapter and router.
+
+        Buffers that are not stored may move by right: some rotary embeddings follow the row's length.
+        """
+        model = self._loaded.model
+        trainable = {id(parameter) for parameter in self._trainable.values()}
+        stored = model.state_dict().keys()
+        tensors = {key: p for key, p in model.named_parameters() if id(p) not in trainable}
+        tensors |= {key: buffer for key, buffer in model.named_buffers() if key in stored}
+        return {key: tensor for key, tensor in tensors.items() if key not in self._router}
+
+    def _moved_frozen(self) -> list[str]:
+        after = checksums(self._frozen())
+        changed = [key for key in self._checksums | after if self._checksums.get(key) != after.get(key)]
+        return [f"{_plain(key)} is frozen but changed" for key in changed]
+
+    def _moved_router(self) -> list[str]:
+        after = {key: sha256(tensor) for key, tensor in _router_tensors(self._loaded).items()}
+        changed = [key for key in self._digests | after if self._digests.get(key) != after.get(key)]
+        return [f"{key} belongs to the router, which must not change" for key in changed]
+
+    def _unused_groups(self) -> list[str]:
+        sites = all_sites(self._loaded.model, self._loaded.family)
+        took_part: dict[str, bool] = {}
+        for site in sites:
+            if site.name in self._deltas:
+                took_part[site.group] = took_part.get(site.group, False) or _took_part(
+                    self._deltas[site.name]
+                )
+        return [group for group, used in took_part.items() if not used]
+
+
+def _named_parameters(deltas: Mapping[str, Delta]) -> Iterator[tuple[str, nn.Parameter]]:
+    for site, delta in deltas.items():
+        for key, parameter in delta.named_parameters():
+            yield f"{site}.{key}", parameter
+
+
+def _table_problems(loaded: Loaded, name: str, deltas: Mapping[str, Delta]) -> Iterator[str]:
+    wanted = {site.name for site, _ in chosen_sites(loaded, spec_of(loaded, name))}
+    yield from (f"{site} was asked for but carries no adapter" for site in sorted(wanted - deltas.keys()))
+    yield from (f"{site} carries an adapter nobody asked for" for site in sorted(deltas.keys() - wanted))
+    trainable = dict(_named_parameters(deltas))
+    for key, parameter in trainable.items():
+        if not parameter.requires_grad:
+            yield f"{key} is frozen"
+        if parameter.dtype != torch.float32:
+            yield f"{key} is {parameter.dtype}: adapters stay float32, cast the model before attaching"
+    ours = {id(parameter) for parameter in trainable.values()}
+    for key, parameter in loaded.model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in ours:
+            yield f"{_plain(key)} is not part of the adapter but would train"
+
+
+def _router_tensors(loaded: Loaded) -> dict[str, Tensor]:
+    """Weights and buffers of the routers by name."""
+    found: dict[str, Tensor] = {}
+    for name, module in loaded.model.named_modules():
+        if loaded.family.router and re.fullmatch(loaded.family.router, name):
+            tensors = [*module.named_parameters(), *module.named_buffers()]
+            found |= {f"{name}.{key}": tensor for key, tensor in tensors}
+    return found
+
+
+def _clear_record(delta: Delta) -> None:
+    if isinstance(delta, LowRank):
+        delta.ran = False
+    else:
+        delta.reached = None
+
+
+def _took_part(delta: Delta) -> bool:
+    if isinstance(delta, LowRank):
+        return delta.ran
+    return bool(delta.reached_rows().any())
+
+
+def _gradient_problems(site: str, delta: Delta) -> Iterator[str]:
+    if not _took_part(delta):
+        return
+    if isinstance(delta, LowRank):
+        if problem := _problem(delta.lora_B.grad):
+            yield f"{site}.lora_B {problem}"
+        return
+    rows = delta.reached_rows()
+    for key, parameter in (("gate_up_B", delta.gate_up_B), ("down_B", delta.down_B)):
+        if parameter.grad is None:
+            yield f"{site}.{key} {_problem(None)}"
+            continue
+        for row in rows.nonzero().flatten().tolist():
+            if problem := _problem(parameter.grad[row]):
+                yield f"{site}.{key} of expert {delta.experts[row]} {problem}"
+
+
+def _problem(gradient: Tensor | None) -> str:
+    """What is wrong with the gradient of a B whose module took part; empty if nothing is."""
+    if gradient is None:
+        return "has no gradient: it is frozen, or something cuts it off"
+    if not bool(torch.isfinite(gradient).all()):
+        return "has a gradient that is not finite"
+    return "" if bool(gradient.any()) else "has a gradient of zero: its output does not reach the loss"
+
+
+def _lost_in_rounding(parameter: Tensor, learning_rate: float) -> bool:
+    """Whether an Adam step, about the learning rate in size, may vanish in float32."""
+    return learning_rate < torch.finfo(parameter.dtype).eps * float(parameter.abs().max())
+
+
+def _plain(key: str) -> str:
+    """The name the tensor has in the base model."""
+    return key.replace(".base_layer.", ".")
+
+
+def _raise(when: str, problems: Iterable[str]) -> None:
+    lines = list(problems)
+    if lines:
+        raise GateError(f"trained-what gate, {when}:\n  " + "\n  ".join(lines))
