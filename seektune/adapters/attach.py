@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from seektune.adapters.experts import ExpertsLowRank
+from seektune.adapters.fused import fuse, unfuse
 from seektune.adapters.lowrank import LowRank
 from seektune.adapters.wrap import AdaptedExperts, AdaptedLinear, Experts
 from seektune.config import AdapterSpec
@@ -59,6 +60,7 @@ def detach(loaded: Loaded, name: str | None = None) -> Loaded:
     for adapter in gone:
         del attachment.specs[adapter]
     if not attachment.specs:
+        unfuse(loaded.model)
         for parameter in attachment.was_trainable:
             parameter.requires_grad_(True)
         del loaded.model.attachment
@@ -172,6 +174,7 @@ def add_deltas(loaded: Loaded, spec: AdapterSpec, deltas: Mapping[str, Delta], n
         wrapper.deltas[name] = delta
     model.attachment.specs[name] = spec
     activate(loaded, name)
+    fuse(model)
     return loaded
 
 
