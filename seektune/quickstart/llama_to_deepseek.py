@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 _NOPE = 32  # query and key dimensions without rotation; the twin leaves them without effect
-_HEADROOM = 10  # constant channels over the largest value: the norm's error is its inverse square
+_HEADROOM = 30  # constant channels over the largest value: the norm's error is its inverse square
 _INIT = 0.02  # standard deviation of what the Llama has no counterpart for
 
 

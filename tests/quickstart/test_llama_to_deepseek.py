@@ -94,7 +94,7 @@ def test_the_twin_generates_with_its_cache_what_the_llama_generates(llama):
 def test_the_real_twin_is_exact():
     folder = assets.base_folder("dense")
     dense = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    text = "A boy has a smooth swelling near the inguinal ring that moves when the testicle is pulled. Diagnosis?"
+    text = "A boy has a smooth swelling near the inguinal ring that moves with the testicle. Diagnosis?"
     ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
     twin = llama_to_deepseek(dense, dense_layers=20)
     assert (logits(twin, ids) - logits(dense, ids)).abs().max() <= 1e-4
