@@ -119,7 +119,7 @@ def _message(record: Record, index: int, turn: Any, prefix: str) -> Message:
 def _question(record: Record, prefix: str) -> Example:
     options = _options(record)
     letter = _field(record, "answer_idx")
-    if letter not in options:
+    if not isinstance(letter, str) or letter not in options:
         raise DataError(
             f"{record.row_id}: answer_idx is {_shown(letter)}, but the options are {', '.join(options)}"
         )

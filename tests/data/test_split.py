@@ -1,0 +1,74 @@
+"""Held-out rows share no question with the training rows."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seektune.data.split import question_of, split
+from seektune.errors import DataError
+from seektune.types import Example, Message
+
+
+def asked(question: str, row: int = 0, options: tuple[str, ...] = ()) -> Example:
+    text = "\n".join([question, *options])
+    return Example((Message("user", text), Message("assistant", "x")), f"rows:{row}", options, None)
+
+
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=60),
+    st.floats(0.01, 0.99),
+    st.integers(),
+)
+def test_every_row_lands_on_one_side_and_no_question_on_both(
+    questions: list[str], fraction: float, seed: int
+) -> None:
+    rows = [asked(question, row) for row, question in enumerate(questions)]
+    if len(set(questions)) == 1:
+        with pytest.raises(DataError, match="1 different questions"):
+            split(rows, fraction, seed)
+        return
+    try:
+        train, held_out = split(rows, fraction, seed)
+    except DataError:
+        assert fraction > 0.5  # the last question was needed to reach the fraction
+        return
+    assert sorted(train + held_out, key=rows.index) == rows
+    assert not {question_of(row) for row in train} & {question_of(row) for row in held_out}
+    largest = max(map(questions.count, questions))
+    assert round(fraction * len(rows)) <= len(held_out) < max(1, round(fraction * len(rows))) + largest
+    assert train == sorted(train, key=rows.index)
+
+
+@given(st.permutations([asked(f"question {row}", row) for row in range(20)]))
+def test_the_choice_does_not_depend_on_the_order_of_the_rows(rows: list[Example]) -> None:
+    _, held_out = split(rows, 0.3, seed=5)
+    _, expected = split(sorted(rows, key=lambda row: row.row_id), 0.3, seed=5)
+    assert set(held_out) == set(expected)
+    assert len(held_out) == 6
+
+
+def test_another_seed_holds_out_other_rows() -> None:
+    rows = [asked(f"question {row}", row) for row in range(40)]
+    assert split(rows, 0.5, seed=0)[1] != split(rows, 0.5, seed=1)[1]
+
+
+@pytest.mark.parametrize("other", ["What is  ATP?", "what is atp", "What is_ATP ?!"])
+def test_case_punctuation_and_spacing_do_not_make_a_question_new(other: str) -> None:
+    assert question_of(asked("What is ATP?")) == question_of(asked(other))
+    assert question_of(asked("What is GTP?")) != question_of(asked(other))
+
+
+def test_the_same_question_with_other_options_is_the_same_question() -> None:
+    options = ("A. energy", "B. a\nfuel"), ("A. a fuel", "B. energy")
+    assert question_of(asked("What is ATP?", options=options[0])) == question_of(
+        asked("What is ATP?", options=options[1])
+    )
+
+
+def test_a_share_too_large_for_the_questions_is_refused() -> None:
+    with pytest.raises(DataError, match=r"cannot hold out 0.5 of 3 rows with 1 different questions"):
+        split([asked("same"), asked("Same?"), asked("same!")], 0.5, seed=0)
+    with pytest.raises(DataError, match="cannot hold out"):
+        split([], 0.5, seed=0)
