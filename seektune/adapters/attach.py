@@ -154,13 +154,13 @@ def planned(loaded: Loaded, spec: AdapterSpec) -> dict[str, Delta]:
 
 
 def new_delta(module: nn.Module, r: int, spec: AdapterSpec, experts: Sequence[int] | None = None) -> Delta:
-    """A zero delta for a base module, in training or evaluation mode as the module is."""
+    """A zero delta for a base module, on its device and in its mode (training or evaluation)."""
     if isinstance(module, nn.Linear | AdaptedLinear):
         delta: Delta = LowRank(module.in_features, module.out_features, r, spec.scaling, spec.lora_dropout)
     else:
         count, hidden, width = _experts_shape(module)
         delta = ExpertsLowRank((count, hidden, width), r, spec.scaling, spec.lora_dropout, experts)
-    return delta.train(module.training)
+    return delta.to(next(module.parameters()).device).train(module.training)
 
 
 def add_deltas(loaded: Loaded, spec: AdapterSpec, deltas: Mapping[str, Delta], name: str) -> Loaded:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from seektune.adapters.lowrank import Init, draw
+from seektune.adapters.lowrank import Init, draw, zeros
 
 
 class ExpertsLowRank(nn.Module):
@@ -37,10 +37,10 @@ class ExpertsLowRank(nn.Module):
         self.dropout = dropout
         self.reached: Tensor | None = None
         n = len(self.experts)
-        self.gate_up_A = nn.Parameter(torch.zeros(n, r, hidden))
-        self.gate_up_B = nn.Parameter(torch.zeros(n, 2 * width, r))
-        self.down_A = nn.Parameter(torch.zeros(n, r, width))
-        self.down_B = nn.Parameter(torch.zeros(n, hidden, r))
+        self.gate_up_A = zeros(n, r, hidden)
+        self.gate_up_B = zeros(n, 2 * width, r)
+        self.down_A = zeros(n, r, width)
+        self.down_B = zeros(n, hidden, r)
         slots = torch.full((count,), -1, dtype=torch.int64)
         slots[list(self.experts)] = torch.arange(n)
         self.slots: Tensor

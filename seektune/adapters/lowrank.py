@@ -25,8 +25,8 @@ class LowRank(nn.Module):
         self.scaling = scaling
         self.dropout = dropout
         self.ran = False
-        self.lora_A = nn.Parameter(torch.zeros(r, in_features))
-        self.lora_B = nn.Parameter(torch.zeros(out_features, r))
+        self.lora_A = zeros(r, in_features)
+        self.lora_B = zeros(out_features, r)
 
     def reset(self, init: Init, generator: torch.Generator) -> None:
         """Draw A (and, for `init` False, B) from a CPU generator: the same numbers on every device."""
@@ -38,6 +38,11 @@ class LowRank(nn.Module):
     def applied_dropout(self) -> float:
         """The dropout to apply now: 0 outside training."""
         return self.dropout if self.training else 0.0
+
+
+def zeros(*shape: int) -> nn.Parameter:
+    """A float32 parameter, whatever torch's default dtype is."""
+    return nn.Parameter(torch.zeros(shape, dtype=torch.float32))
 
 
 def draw(parameter: Tensor, r: int, init: Init, generator: torch.Generator) -> None:
