@@ -70,7 +70,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index} is not a safetensors index ({error!r}): {_AGAIN}") from None
         missing = sorted(name for name in names if not (folder / name).is_file())
         if missing:

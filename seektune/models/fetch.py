@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from seektune.errors import ModelError, OfflineError
 from seektune.models.checkpoint import read_config
@@ -26,7 +26,7 @@ def local_folder(source: str) -> Path:
     Raises ModelError for what cannot be a model's name, OfflineError when it cannot be fetched.
     """
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():
         return folder
     if source.startswith(_MODELSCOPE):
         return _from_modelscope(source.removeprefix(_MODELSCOPE))
@@ -48,7 +48,7 @@ def _from_hub(name: str) -> Path:
         raise ModelError(
             f"{name} is neither a folder here nor an open model on {constants.ENDPOINT}"
         ) from None
-    except (HfHubHTTPError, ConnectionError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise _offline(name, constants.ENDPOINT) from error
 
 

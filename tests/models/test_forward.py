@@ -1,0 +1,28 @@
+"""Every sequence of a ragged row comes out as if it were alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seektune.data.batches import collate
+from seektune.models.forward import hidden_states
+from seektune.models.load import load_model
+from seektune.types import Sample
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4"]
+)
+def test_a_sequence_in_a_row_equals_the_sequence_alone(name: str) -> None:
+    loaded = load_model(f"tiny/{name}", dtype="float64")
+    generator = torch.Generator().manual_seed(0)
+    sequences = [torch.randint(3, 250, (length,), generator=generator).tolist() for length in (11, 1, 24)]
+    batch = collate([Sample(tuple(ids), tuple(ids), "") for ids in sequences])
+    with torch.no_grad():
+        row = hidden_states(
+            loaded.model, loaded.family.packs, batch.input_ids, batch.position_ids, batch.cu_seqlens
+        )
+        for ids, sequence in zip(sequences, batch.sequences(), strict=True):
+            alone = loaded.model(torch.tensor([ids]), use_cache=False).logits[0]
+            torch.testing.assert_close(loaded.model.lm_head(row[sequence]), alone, rtol=0, atol=1e-10)
