@@ -1,0 +1,76 @@
+"""What a run folder says about its run, read once for the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seektune.types import Evaluation, InventoryRow, Score, StepMetrics
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run; what it has not written (yet) is empty."""
+
+    name: str
+    config: str  # run.yaml as it stands
+    environment: dict[str, Any]
+    inventory: tuple[InventoryRow, ...]
+    total_parameters: int
+    checks: dict[str, Any]
+    steps: tuple[StepMetrics, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def trainable(self) -> int:
+        """Adapter parameters in all groups."""
+        return sum(row.trainable for row in self.inventory)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all optimiser steps."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on, repetitions included."""
+        return sum(step.tokens for step in self.steps)
+
+
+def summarise(folder: Path | str) -> Summary:
+    """Read run.yaml, environment.json, inventory.json, metrics.jsonl and evaluation.json, as far as there."""
+    folder = Path(folder)
+    inventory = _json(folder / "inventory.json") or {}
+    lines = (
+        (folder / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)
+        if (folder / "metrics.jsonl").exists()
+        else []
+    )
+    config = folder / "run.yaml"
+    return Summary(
+        name=folder.resolve().name,
+        config=config.read_text("utf-8") if config.exists() else "",
+        environment=_json(folder / "environment.json") or {},
+        inventory=tuple(InventoryRow(**row) for row in inventory.get("rows", ())),
+        total_parameters=inventory.get("total_parameters", 0),
+        checks=inventory.get("checks", {}),
+        steps=tuple(_step(line) for line in lines if line.endswith("\n")),  # a killed run may cut the last
+        evaluations=tuple(_evaluation(entry) for entry in _json(folder / "evaluation.json") or ()),
+    )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def _step(line: str) -> StepMetrics:
+    fields = json.loads(line)
+    fields.pop("tokens_per_second", None)
+    return StepMetrics(**fields)
+
+
+def _evaluation(entry: dict[str, Any]) -> Evaluation:
+    scores = {key: Score(**entry[key]) for key in ("base", "base_calibrated", "tuned")}
+    return Evaluation(**{**entry, **scores})
