@@ -21,13 +21,16 @@ from seektune.ops.lora_linear import Projection, lora_linears
 from seektune.ops.rms_norm import rms_norm
 from seektune.ops.rotary import rotary
 
+Linear = nn.Linear | AdaptedLinear
+
 
 def fuse(model: nn.Module) -> None:
     """Give the fused form to every module of `model` that has one and computes exactly the same.
 
     The model's base must be frozen. Modules that are fused already stay so.
     """
-    for module in list(model.modules()):
+    module: Any
+    for module in model.modules():
         fused = _FUSED.get(type(module).__name__)
         if fused is not None and fused.fits(module):
             module.unfused = type(module)
@@ -36,15 +39,18 @@ def fuse(model: nn.Module) -> None:
 
 def unfuse(model: nn.Module) -> None:
     """Give every fused module its own class back."""
+    module: Any
     for module in model.modules():
         if isinstance(module, FusedNorm | FusedMLP | FusedAttention):
-            own = module.unfused
-            del module.unfused
-            module.__class__ = own
+            module.__class__ = vars(module).pop("unfused")
 
 
 class FusedNorm(nn.Module):
     """RMSNorm by `ops.rms_norm`."""
+
+    unfused: type[nn.Module]
+    weight: Tensor
+    variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(…, H) → (…, H)."""
@@ -58,6 +64,11 @@ class FusedNorm(nn.Module):
 
 class FusedMLP(nn.Module):
     """A SwiGLU MLP by `ops.gated_mlp`."""
+
+    unfused: type[nn.Module]
+    gate_proj: Linear
+    up_proj: Linear
+    down_proj: Linear
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, H) → (…, H)."""
@@ -74,7 +85,18 @@ class FusedMLP(nn.Module):
 
 
 class FusedAttention(nn.Module):
-    """Llama's and Qwen2's attention: q, k and v by one function, rotated in place of transformers' copies."""
+    """Llama's and Qwen2's attention: q, k and v by one function, rotated without turned copies."""
+
+    unfused: type[nn.Module]
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
+    o_proj: Linear
+    config: Any
+    layer_idx: int
+    head_dim: int
+    scaling: float
+    attention_dropout: float
 
     def forward(
         self,
@@ -135,7 +157,7 @@ _FUSED: dict[str, Any] = {
 }
 
 
-def _projection(linear: nn.Module) -> Projection:
+def _projection(linear: Linear) -> Projection:
     """A linear's tensors with those of its active delta, if it has one."""
     delta = linear.take_delta() if isinstance(linear, AdaptedLinear) else None
     if delta is None:
