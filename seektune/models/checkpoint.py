@@ -65,6 +65,18 @@ def stored_tensors(folder: Path) -> list[StoredTensor]:
     return sorted(tensors, key=lambda tensor: tensor.name)
 
 
+def dequantised_bytes(folder: Path, itemsize: int) -> int:
+    """Bytes of an fp8 checkpoint's tensors once they are plain, at `itemsize` bytes a value."""
+    values = {"F8_E4M3": 1, "F8_E5M2": 1, "I8": 2}  # per stored element; V4 packs two fp4 values in an int8
+    return sum(
+        tensor.numel * values[tensor.dtype] * itemsize
+        if tensor.dtype in values
+        else tensor.end - tensor.start
+        for tensor in stored_tensors(folder)
+        if not tensor.name.endswith(("_scale_inv", ".scale"))  # used up by dequantising
+    )
+
+
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / _INDEX
     if index.is_file():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from transformers import (
 from seektune.errors import ModelError
 from seektune.models.backends import install
 from seektune.models.cast import cast
-from seektune.models.checkpoint import read_config, stored_tensors
+from seektune.models.checkpoint import dequantised_bytes, read_config
 from seektune.models.families import Family, family_of
 from seektune.models.fetch import local_folder
 from seektune.models.identity import checkpoint_identity, model_identity
@@ -105,10 +107,16 @@ def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place
         options = {"dtype": dtype, "quantization_config": FineGrainedFP8Config(dequantize=True)}
     if place.type != "cpu":
         options["device_map"] = {"": place}
-    model_class = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
-    model, report = model_class.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
-    )
+    model_class = AutoModelForImageTextToText if "vision" in family.groups else AutoModelForCausalLM
+    with _explained(f"{folder} does not load as {family.model_type}"):
+        model, report = model_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to list them all, as errors
+            **options,
+        )
     _refuse_differences(folder, report)
     if dequantize:
         cast(model, options["dtype"])  # what was not fp8 came in the dtype it is stored in
@@ -139,25 +147,13 @@ def _check_fp8(folder: Path, config: dict[str, Any], dequantize: bool, dtype: to
         raise ModelError(f"dequantize: true has no effect on {folder}, which is not quantised: remove it")
     if method != "fp8":
         raise ModelError(f"{folder} is quantised with {method!r}: load the unquantised checkpoint instead")
-    size = f"about {_plain_bytes(folder, dtype) / 1e9:,.1f} GB as {dtype}"
+    size = f"about {dequantised_bytes(folder, dtype.itemsize) / 1e9:,.1f} GB as {dtype}"
     if not dequantize:
         raise ModelError(
             f"{folder} holds fp8 weights, which cannot be adapted as they are; set `dequantize: true` to "
             f"load them as plain weights, {size}"
         )
     _log.warning("loading %s dequantised: %s", folder, size)
-
-
-def _plain_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """Size of an fp8 checkpoint once dequantised; its scales vanish, int8 bytes hold two fp4 values each."""
-    values = {"F8_E4M3": 1, "F8_E5M2": 1, "I8": 2}
-    return sum(
-        tensor.numel * values[tensor.dtype] * dtype.itemsize
-        if tensor.dtype in values
-        else tensor.end - tensor.start
-        for tensor in stored_tensors(folder)
-        if not tensor.name.endswith(("scale_inv", ".scale"))
-    )
 
 
 def _refuse_differences(folder: Path, report: dict[str, Any]) -> None:
@@ -176,4 +172,13 @@ def _refuse_differences(folder: Path, report: dict[str, Any]) -> None:
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with _explained(f"the tokenizer of {folder} does not load (without its files the model loads alone)"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # transformers and tokenizers raise whatever a wrong file leads them to
+        raise ModelError(f"{what}: {error}") from error

@@ -25,4 +25,6 @@ def test_a_sequence_in_a_row_equals_the_sequence_alone(name: str) -> None:
         )
         for ids, sequence in zip(sequences, batch.sequences(), strict=True):
             alone = loaded.model(torch.tensor([ids]), use_cache=False).logits[0]
-            torch.testing.assert_close(loaded.model.lm_head(row[sequence]), alone, rtol=0, atol=1e-10)
+            torch.testing.assert_close(
+                loaded.model.lm_head(row[sequence]), alone, rtol=0, atol=1e-6
+            )  # routers and rotary angles are float32
