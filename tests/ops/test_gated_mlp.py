@@ -54,6 +54,11 @@ def test_gradients_agree_with_finite_differences():
     assert torch.autograd.gradcheck(op, (x, *factors))
 
 
+def total_error(got, truth):
+    """Relative errors summed: each alone differs by 20 % from one order of summation to the next."""
+    return sum(((g - t).norm() / t.norm()).item() for g, t in zip(got, truth, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rounding_is_no_worse_than_plain_torch(dtype):
     x, projections = problem(1000, dtype=dtype, sizes=(64, 160, 8))  # small ones drown in chance
@@ -62,9 +67,8 @@ def test_rounding_is_no_worse_than_plain_torch(dtype):
         return t.detach().double().requires_grad_(t.requires_grad) if isinstance(t, torch.Tensor) else t
 
     truth = run(gated_mlp_reference, exact(x), [Projection(*map(exact, p)) for p in projections])
-    ours, plain = (run(op, x, projections) for op in (gated_mlp, gated_mlp_reference))
-    for got, other, want in zip(ours, plain, truth, strict=True):
-        assert (got - want).norm() <= 1.1 * (other - want).norm() + torch.finfo(dtype).eps / 2 * want.norm()
+    ours, plain = (total_error(run(op, x, projections), truth) for op in (gated_mlp, gated_mlp_reference))
+    assert ours <= 1.1 * plain
 
 
 def test_only_the_input_gate_up_and_low_rank_products_are_kept():
