@@ -15,8 +15,9 @@ from seektune.types import Example
 def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
     """(train, held out): every row of one question on one side, both in their original order.
 
-    At least `fraction` of the rows is held out, by the fewest questions in seeded order. The choice depends
-    on the questions and the seed, not on the order of the rows. Raises DataError when a side is empty.
+    Questions are held out in seeded order until `fraction` of the rows is reached; the last one always
+    trains. The choice depends on the questions and the seed, not on the order of the rows. Raises DataError
+    when there are fewer than two questions.
     """
     keys = [question_of(example) for example in examples]
     order = sorted(set(keys))
@@ -24,13 +25,13 @@ def split(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list
     sizes = Counter(keys)
     before = accumulate((sizes[key] for key in order), initial=0)  # rows held out ahead of each question
     wanted = max(1, round(len(examples) * fraction))
-    held = {key for key, count in zip(order, before, strict=False) if count < wanted}
+    held = {key for key, count in zip(order[:-1], before, strict=False) if count < wanted}
     train = [example for example, key in zip(examples, keys, strict=True) if key not in held]
     held_out = [example for example, key in zip(examples, keys, strict=True) if key in held]
-    if not train or not held_out:
+    if not held:
         raise DataError(
             f"cannot hold out {fraction:g} of {len(examples)} rows with {len(sizes)} different questions: "
-            "give more rows, another fraction or a file of its own"
+            "it takes two; give more rows, or held-out rows in a file of their own"
         )
     return train, held_out
 

@@ -1,4 +1,4 @@
-"""The real DeepSeek tokenizer, which carries no chat template; files of records; real data where present."""
+"""The real DeepSeek tokenizer, which carries no chat template; files of records."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +39,3 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real records beside the project, where there is one."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/data beside the project")
-    return folder
