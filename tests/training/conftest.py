@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Rows:
     group: int = 1
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.group)
+        return math.ceil(len(self.samples) / self.group)
 
     def epoch(self, index: int) -> Iterator[Batch]:
         for start in range(0, len(self.samples), self.group):

@@ -1,0 +1,149 @@
+"""The training loop: a generator of optimiser steps, with the trained-what gate inside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seektune.adapters.inventory import Gate
+from seektune.config import TrainingConfig, validated
+from seektune.errors import TrainingError
+from seektune.models.load import Loaded
+from seektune.training.runlog import write_json
+from seektune.training.schedule import planned_steps
+from seektune.training.trainer import Trainer
+from seektune.training.window import windows
+from seektune.training.world import world
+from seektune.types import BatchSource, StepMetrics
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT = TrainingConfig()
+
+
+def train(
+    loaded: Loaded,
+    batches: BatchSource,
+    *,
+    eval_batches: BatchSource | None = None,
+    output_dir: Path | str | None = None,
+    max_steps: int = _DEFAULT.max_steps,
+    num_train_epochs: float = _DEFAULT.num_train_epochs,
+    learning_rate: float = _DEFAULT.learning_rate,
+    lr_scheduler_type: str = _DEFAULT.lr_scheduler_type,
+    warmup_steps: int = _DEFAULT.warmup_steps,
+    warmup_ratio: float = _DEFAULT.warmup_ratio,
+    weight_decay: float = _DEFAULT.weight_decay,
+    gradient_accumulation_steps: int = _DEFAULT.gradient_accumulation_steps,
+    max_grad_norm: float = _DEFAULT.max_grad_norm,
+    gradient_checkpointing: bool = _DEFAULT.gradient_checkpointing,
+    eval_steps: int | None = _DEFAULT.eval_steps,
+    seed: int = _DEFAULT.seed,
+) -> Generator[StepMetrics, None, None]:
+    """Train the attached adapter; one StepMetrics per applied optimiser step.
+
+    The loss is the token-weighted mean over the whole step, on all ranks. `eval_batches` are scored every
+    `eval_steps` and after the last step. The trained-what gate runs inside; with `output_dir` its table is
+    written to `inventory.json`, also when the run dies or the iterator is closed early. Dropout depends on
+    (seed, step, rank) only and leaves torch's global random state alone.
+
+    Raises ConfigError on a wrong setting, TrainingError when there is nothing to learn from or the device
+    cannot train this dtype, NonFiniteError naming the rows before anything is updated, and GateError.
+    """
+    settings = validated(
+        TrainingConfig,
+        {
+            "max_steps": max_steps,
+            "num_train_epochs": num_train_epochs,
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": lr_scheduler_type,
+            "warmup_steps": warmup_steps,
+            "warmup_ratio": warmup_ratio,
+            "weight_decay": weight_decay,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "max_grad_norm": max_grad_norm,
+            "gradient_checkpointing": gradient_checkpointing,
+            "eval_steps": eval_steps,
+            "seed": seed,
+        },
+        "train",
+    )
+    _check(loaded, batches, eval_batches)
+    return _run(loaded, batches, eval_batches, Path(output_dir) if output_dir else None, settings)
+
+
+def _check(loaded: Loaded, batches: BatchSource, eval_batches: BatchSource | None) -> None:
+    for name, source in {"batches": batches, "eval_batches": eval_batches}.items():
+        if source is not None and not len(source):
+            raise TrainingError(f"{name} is empty: no row is left to learn from or to score")
+    if loaded.device.type == "cpu" and loaded.model.dtype == torch.float16:
+        raise TrainingError(
+            "float16 does not train on a CPU, its range needs a GPU's loss scaling: "
+            "use bf16 (training.bf16: true, or load_model(..., dtype='bfloat16'))"
+        )
+    if not loaded.family.packs:
+        logger.warning(
+            "%s does not pack: the sequences of a row go through the model one at a time",
+            loaded.family.model_type,
+        )
+
+
+def _run(
+    loaded: Loaded,
+    batches: BatchSource,
+    eval_batches: BatchSource | None,
+    output_dir: Path | None,
+    settings: TrainingConfig,
+) -> Generator[StepMetrics, None, None]:
+    total = planned_steps(
+        batches,
+        max_steps=settings.max_steps,
+        num_train_epochs=settings.num_train_epochs,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+    )
+    with _gate(loaded, output_dir) as gate, _training_mode(loaded.model, settings.gradient_checkpointing):
+        trainer = Trainer(loaded, gate, settings, total)
+        for window in windows(batches, settings.gradient_accumulation_steps):
+            metrics = trainer.update(window)
+            if metrics is None:
+                continue
+            last = metrics.step == total
+            if eval_batches and (last or metrics.step % (settings.eval_steps or total) == 0):
+                metrics = replace(metrics, eval_loss=trainer.evaluate(eval_batches))
+            yield metrics
+            if last:
+                return
+
+
+@contextmanager
+def _gate(loaded: Loaded, output_dir: Path | None) -> Iterator[Gate]:
+    """The trained-what gate: its table before step 0, its proofs at the end, however the end comes."""
+    gate = Gate(loaded)
+    try:
+        yield gate
+    finally:
+        try:
+            gate.finish()
+        finally:
+            if output_dir and world()[0] == 0:
+                write_json(output_dir / "inventory.json", gate.inventory.to_json())
+
+
+@contextmanager
+def _training_mode(model: Any, gradient_checkpointing: bool) -> Iterator[None]:
+    """Gradient checkpointing, if asked, during the run; afterwards mode and checkpointing are as before."""
+    was_training, was_checkpointing = model.training, model.is_activation_checkpointing
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        if gradient_checkpointing and not was_checkpointing:
+            model.activation_checkpointing_disable()

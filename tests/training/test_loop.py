@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seektune.config import TrainingConfig
+from seektune.errors import ConfigError, GateError, NonFiniteError, TrainingError
+from seektune.models.load import Loaded, load_model
+from seektune.models.tiny import TINY
+from seektune.training.loop import train
+from seektune.types import StepMetrics
+
+Adapted = Callable[..., Loaded]
+
+
+def trained(loaded: Loaded) -> dict[str, torch.Tensor]:
+    return {key: p.detach().clone() for key, p in loaded.model.named_parameters() if p.requires_grad}
+
+
+def check_file(folder: Path) -> dict[str, Any]:
+    checks: dict[str, Any] = json.loads((folder / "inventory.json").read_text())["checks"]
+    return checks
+
+
+def test_every_default_is_the_configurations_own() -> None:
+    defaults = TrainingConfig()
+    keywords = inspect.signature(train).parameters
+    shared = keywords.keys() & TrainingConfig.model_fields.keys()
+    assert len(shared) == 12
+    assert {key: keywords[key].default for key in shared} == {key: getattr(defaults, key) for key in shared}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_generation_learns_rows_by_heart(
+    name: str, rows: Any, adapted: Adapted, tmp_path: Path
+) -> None:
+    routed = load_model(f"tiny/{name}").family.experts is not None
+    loaded = adapted(f"tiny/{name}", target_modules=["all-linear", "routed"] if routed else "all-linear")
+    steps = list(train(loaded, rows.grouped(4), max_steps=8, learning_rate=2e-2, output_dir=tmp_path))
+    assert [step.step for step in steps] == list(range(1, 9))
+    assert steps[-1].loss < steps[0].loss - 0.5
+    checks = check_file(tmp_path)
+    assert (checks["gradients"], checks["first_update"], checks["frozen_unchanged"]) == (True, True, True)
+    assert checks["router_unchanged"] is (True if routed else None)
+
+
+def test_a_part_of_an_epoch_and_more_than_all_epochs(rows: Any, adapted: Adapted) -> None:
+    part = list(train(adapted(), rows.grouped(2), num_train_epochs=0.5))
+    assert [step.epoch for step in part] == [0.25, 0.5]
+    more = list(train(adapted(), rows.grouped(2), num_train_epochs=1, max_steps=6))
+    assert [step.epoch for step in more] == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+
+
+def test_evaluation_comes_every_eval_steps_and_after_the_last(rows: Any, adapted: Adapted) -> None:
+    def evaluated(**settings: Any) -> list[int]:
+        steps = train(adapted(), rows.grouped(4), eval_batches=rows.grouped(8), max_steps=5, **settings)
+        return [step.step for step in steps if step.eval_loss is not None]
+
+    assert evaluated(eval_steps=2) == [2, 4, 5]
+    assert evaluated() == [5]
+    assert all(step.eval_loss is None for step in train(adapted(), rows, max_steps=2, eval_steps=1))
+
+
+def test_the_learning_rate_of_the_first_warm_up_step_is_zero_and_the_gate_waits(
+    rows: Any, adapted: Adapted, tmp_path: Path
+) -> None:
+    steps = train(adapted(), rows.grouped(4), max_steps=3, warmup_steps=2, output_dir=tmp_path)
+    assert [step.learning_rate for step in steps] == pytest.approx([0, 0.5e-4, 1e-4])
+    assert check_file(tmp_path)["first_update"] is True
+
+
+def test_accumulation_changes_no_step(rows: Any, adapted: Adapted) -> None:
+    def run(group: int, accumulate: int) -> list[StepMetrics]:
+        return list(
+            train(
+                adapted(dtype="float64"),
+                rows.grouped(group),
+                max_steps=4,
+                learning_rate=1e-2,
+                gradient_accumulation_steps=accumulate,
+            )
+        )
+
+    for whole, parts in zip(run(4, 1), run(1, 4), strict=True):
+        assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+        assert (parts.tokens, parts.epoch) == (whole.tokens, whole.epoch)
+
+
+@pytest.mark.parametrize("name", ["llama", "deepseek_v3", "deepseek_v4"])
+def test_checkpointing_changes_nothing_but_memory(name: str, rows: Any, adapted: Adapted) -> None:
+    def run(checkpointing: bool) -> tuple[list[float], dict[str, torch.Tensor]]:
+        loaded = adapted(f"tiny/{name}", lora_dropout=0.3)
+        steps = train(
+            loaded, rows.grouped(4), max_steps=3, learning_rate=1e-2, gradient_checkpointing=checkpointing
+        )
+        losses = []
+        for step in steps:
+            losses.append(step.loss)
+            assert loaded.model.is_activation_checkpointing is checkpointing
+        assert not loaded.model.is_activation_checkpointing
+        return losses, trained(loaded)
+
+    (losses, plain), (again, checkpointed) = run(False), run(True)
+    assert again == losses
+    torch.testing.assert_close(checkpointed, plain, rtol=0, atol=0)
+
+
+def test_the_same_seed_trains_the_same_adapter_bit_for_bit(rows: Any, adapted: Adapted) -> None:
+    def run(seed: int) -> dict[str, torch.Tensor]:
+        loaded = adapted("tiny/deepseek_v3", target_modules=["attention", "routed"], lora_dropout=0.2)
+        for _ in train(loaded, rows.grouped(4), max_steps=3, learning_rate=1e-2, seed=seed):
+            torch.rand(3)  # what a caller does between two steps changes nothing
+        return trained(loaded)
+
+    first = run(1)
+    torch.testing.assert_close(run(1), first, rtol=0, atol=0)
+    assert any(not torch.equal(value, first[key]) for key, value in run(2).items())
+
+
+def test_the_model_trains_in_training_mode_and_is_left_as_it_was(rows: Any, adapted: Adapted) -> None:
+    loaded = adapted()
+    assert [loaded.model.training for _ in train(loaded, rows, max_steps=2)] == [True, True]
+    assert not any(module.training for module in loaded.model.modules())
+
+
+def test_a_run_that_dies_still_proves_what_did_not_move(rows: Any, adapted: Adapted, tmp_path: Path) -> None:
+    loaded = adapted("tiny/deepseek_v3")
+    steps = train(loaded, rows.grouped(4), max_steps=9, output_dir=tmp_path)
+    next(steps)
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.data.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"step 2: the loss is not finite in toy\.jsonl:5, toy\.jsonl:6"):
+        list(steps)
+    checks = check_file(tmp_path)
+    assert (checks["frozen_unchanged"], checks["router_unchanged"]) == (True, True)
+    assert not any(module.training for module in loaded.model.modules())
+
+
+def test_closing_early_runs_the_end_check_too(rows: Any, adapted: Adapted, tmp_path: Path) -> None:
+    loaded = adapted("tiny/deepseek_v3")
+    steps = train(loaded, rows.grouped(4), max_steps=9, output_dir=tmp_path)
+    next(steps)
+    loaded.model.model.layers[1].mlp.gate.weight.data[0, 0] += 1
+    with pytest.raises(GateError, match=r"layers\.1\.mlp\.gate\.weight belongs to the router"):
+        steps.close()
+    checks = check_file(tmp_path)
+    assert checks["router_unchanged"] is False
+    assert checks["frozen_unchanged"] is True
+
+
+def test_what_cannot_train_is_refused_before_the_first_step(rows: Any, adapted: Adapted) -> None:
+    with pytest.raises(ConfigError, match=r"train: learning_rate: .*greater than 0"):
+        train(adapted(), rows, learning_rate=-1.0)
+    with pytest.raises(ConfigError, match="lr_scheduler_type"):
+        train(adapted(), rows, lr_scheduler_type="cosin")
+    with pytest.raises(TrainingError, match=r"^batches is empty"):
+        train(adapted(), type(rows)([]))
+    with pytest.raises(TrainingError, match="eval_batches is empty"):
+        train(adapted(), rows, eval_batches=type(rows)([]))
+    with pytest.raises(TrainingError, match=r"float16 does not train on a CPU.*bf16"):
+        train(adapted(dtype="float16"), rows)
+    with pytest.raises(GateError, match="no adapter is active"):
+        next(train(load_model("tiny/llama"), rows))
+
+
+@pytest.mark.parametrize(("name", "lines"), [("llama", 0), ("deepseek_v32", 1), ("deepseek_v4", 1)])
+def test_a_family_that_does_not_pack_says_so_once(
+    name: str, lines: int, rows: Any, adapted: Adapted, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        list(train(adapted(f"tiny/{name}"), rows.grouped(4), max_steps=2))
+    said = [record.getMessage() for record in caplog.records if "does not pack" in record.getMessage()]
+    assert len(said) == lines
+
+
+WORKER = """
+import json, sys
+import torch
+from seektune.adapters.attach import attach
+from seektune.config import AdapterSpec
+from seektune.data.batches import Batches
+from seektune.models.load import load_model
+from seektune.training.loop import train
+from seektune.training.world import world
+from seektune.types import Sample
+
+rank, size = world()
+samples = tuple(Sample(*fields) for fields in json.load(open(sys.argv[1])))
+loaded = load_model("tiny/deepseek_v3", dtype="float64")
+attach(loaded, AdapterSpec(r=4, target_modules=["attention", "routed"]))
+batches = Batches(samples, (), 1, None, 0, rank, size, shuffle=False)
+steps = train(
+    loaded, batches, eval_batches=batches, max_steps=3, learning_rate=1e-2, output_dir=sys.argv[2],
+    gradient_accumulation_steps=4 // size, eval_steps=2,
+)
+lines = [[step.loss, step.grad_norm, step.tokens, step.epoch, step.eval_loss or 0] for step in steps]
+if rank == 0:
+    weights = [p.double().sum().item() for p in loaded.model.parameters() if p.requires_grad]
+    json.dump({"size": size, "lines": lines, "weights": weights}, open(sys.argv[2] + "/out.json", "w"))
+if size > 1:
+    torch.distributed.destroy_process_group()
+"""
+
+
+def launched(folder: Path, rows: Any, processes: int) -> dict[str, Any]:
+    folder.mkdir()
+    fields = [(s.input_ids, s.targets, s.row_id, s.weight) for s in rows.samples]
+    (folder / "rows.json").write_text(json.dumps(fields))
+    (folder / "worker.py").write_text(WORKER)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    subprocess.run(
+        [sys.executable, *torchrun, str(folder / "worker.py"), str(folder / "rows.json"), str(folder)],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        timeout=300,
+    )
+    result: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    return result
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(rows: Any, tmp_path: Path) -> None:
+    one, two = launched(tmp_path / "one", rows, 1), launched(tmp_path / "two", rows, 2)
+    assert (one["size"], two["size"]) == (1, 2)
+    for alone, together in zip(one["lines"], two["lines"], strict=True):
+        assert together == pytest.approx(alone, rel=1e-5)
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-4, abs=1e-5)
+    assert check_file(tmp_path / "two")["first_update"] is True
