@@ -14,6 +14,7 @@ from seektune.adapters.store import save_adapter
 from seektune.config import RunConfig
 from seektune.data.batches import Batches, batches
 from seektune.errors import TrainingError
+from seektune.evaluation.evaluate import verdict
 from seektune.models.load import Loaded, load_model
 from seektune.recipes.evaluate import compare
 from seektune.recipes.examples import read_examples
@@ -58,8 +59,9 @@ def run(
     spent = time.process_time() - started
     console.print(f"adapter saved in {folder / 'adapter'}; the frozen base and router are proven unchanged")
 
-    compare(config, loaded, train_rows, held_out, console=console, task=task, cpu_seconds=spent)
-    console.print(f"report: {write_report(folder)}")
+    found = compare(config, loaded, train_rows, held_out, console=console, task=task, cpu_seconds=spent)
+    report = write_report(folder, verdicts=[verdict(found)] if found else [])
+    console.print(f"report: {report}")
     return folder
 
 
