@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from seektune.errors import ModelError
 from seektune.models.checkpoint import dequantised_bytes
@@ -70,6 +71,16 @@ def test_a_tiny_model_comes_with_tokenizer_template_and_its_source() -> None:
     assert loaded.tokenizer is not None
     text = loaded.tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
     assert text.endswith("<｜User｜>hi")
+
+
+def test_a_head_tied_to_the_embeddings_is_not_missing(tmp_path: Path) -> None:
+    config = tiny_model("llama")[0].config
+    config.tie_word_embeddings = True
+    tied = LlamaForCausalLM(config)
+    tied.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path).model(input_ids=IDS).logits, tied(input_ids=IDS).logits)
 
 
 def test_the_seed_changes_a_tiny_model_and_its_identity() -> None:
