@@ -31,7 +31,10 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     adapter: str | EllipsisType | None = ...,
-) -> Completion: ...
+) -> Completion:
+    """One prompt."""
+
+
 @overload
 def generate(
     loaded: Loaded,
@@ -41,7 +44,10 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     adapter: str | EllipsisType | None = ...,
-) -> list[Completion]: ...
+) -> list[Completion]:
+    """Several prompts, one after another."""
+
+
 def generate(
     loaded: Loaded,
     prompt: Prompt | list[Prompt],
