@@ -15,7 +15,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 SOURCES = [path for path in MODULES if path.name != "__init__.py"]
 
 LEVELS = {
-    "types": 0, "config": 0, "errors": 0,
+    "errors": -1, "types": 0, "config": 0,
     "ops": 1, "data": 1, "reports": 1,
     "models": 2,
     "adapters": 3, "quantization": 3,
