@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,25 +72,40 @@ def load_adapter(
     check_name(loaded, name)
     folder = _inside(Path(folder), root)
     weights = _weights_file(folder)
-    spec = _read_manifest(loaded, folder)
+    manifest = _read_manifest(folder)
+    if manifest is not None:
+        _check_base(loaded, folder, manifest)
     found = _read_tensors(weights)
     if weights.name == WEIGHTS:
-        spec, deltas = peft_deltas(loaded, folder, _read_json(folder / CONFIG), found, spec)
-        return add_deltas(loaded, spec, deltas, name)
-    if spec is None:
+        given = None if manifest is None else manifest.spec
+        spec, deltas = peft_deltas(loaded, folder, _read_json(folder / CONFIG), found, given)
+    elif manifest is not None:
+        spec, deltas = manifest.spec, _compact_deltas(loaded, folder, manifest.spec, found)
+    else:
         raise AdapterError(f"{folder} has {COMPACT} but no {MANIFEST}, which says what its tensors are")
-    deltas = planned(loaded, spec)
-    tensors = _compact_tensors(deltas)
-    refuse_differences(folder, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, found)
-    with torch.no_grad():
-        for key, tensor in tensors.items():
-            tensor.copy_(found[key])
+    if manifest is not None and manifest.content_hash != _content_hash(folder, manifest.written):
+        raise AdapterError(
+            f"{folder} is not as seektune saved it (content hash differs): save it again, or, if PEFT wrote "
+            f"over it on purpose, delete {MANIFEST} to load it as a PEFT adapter of an unknown base"
+        )
     return add_deltas(loaded, spec, deltas, name)
 
 
 def _compact_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
     """Site name and parameter name → the parameter as it is."""
     return {f"{site}.{key}": p for site, delta in deltas.items() for key, p in delta.named_parameters()}
+
+
+def _compact_deltas(
+    loaded: Loaded, folder: Path, spec: AdapterSpec, found: Mapping[str, Tensor]
+) -> dict[str, Delta]:
+    deltas = planned(loaded, spec)
+    tensors = _compact_tensors(deltas)
+    refuse_differences(folder, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, found)
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            tensor.copy_(found[key])
+    return deltas
 
 
 def _write_peft(loaded: Loaded, spec: AdapterSpec, deltas: Mapping[str, Delta], folder: Path) -> None:
@@ -117,29 +133,37 @@ def _manifest(loaded: Loaded, spec: AdapterSpec, folder: Path) -> dict[str, Any]
     }
 
 
-def _read_manifest(loaded: Loaded, folder: Path) -> AdapterSpec | None:
-    """The spec in seektune.json after its base and content are checked; None where there is no such file."""
+@dataclass(frozen=True)
+class _Manifest:
+    """What is read of seektune.json."""
+
+    identity: str
+    source: str
+    spec: AdapterSpec
+    written: Mapping[str, Any]  # the spec as it stands in the file
+    content_hash: str
+
+
+def _read_manifest(folder: Path) -> _Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    manifest = _read_json(path)
+    content = _read_json(path)
     try:
-        base, written, content = manifest["base"], manifest["spec"], manifest["content_hash"]
-        identity, source = str(base["identity"]), str(base["source"])
+        base, written = content["base"], content["spec"]
         spec = validated(AdapterSpec, written, f"{path}: spec")
+        return _Manifest(base["identity"], base["source"], spec, written, content["content_hash"])
     except (KeyError, TypeError, ConfigError) as error:
         raise AdapterError(f"{path} is damaged ({error}): save the adapter again") from None
-    if identity != loaded.identity:
+
+
+def _check_base(loaded: Loaded, folder: Path, manifest: _Manifest) -> None:
+    if manifest.identity != loaded.identity:
         raise AdapterError(
-            f"{folder} was trained on the base {source} (identity {identity}), but the loaded base is "
-            f"{loaded.source} (identity {loaded.identity}): load the first one, load_model({source!r})"
+            f"{folder} was trained on the base {manifest.source} (identity {manifest.identity}), but the "
+            f"loaded base is {loaded.source} (identity {loaded.identity}): load the first one, "
+            f"load_model({manifest.source!r})"
         )
-    if content != _content_hash(folder, written):
-        raise AdapterError(
-            f"{folder} is not as seektune saved it (content hash differs): save it again, or, if PEFT wrote "
-            f"over it on purpose, delete {MANIFEST} to load it as a PEFT adapter of an unknown base"
-        )
-    return spec
 
 
 def _content_hash(folder: Path, spec: Mapping[str, Any]) -> str:
