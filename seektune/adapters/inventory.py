@@ -237,7 +237,7 @@ def _problem(gradient: Tensor | None) -> str:
 
 def _lost_in_rounding(parameter: Tensor, learning_rate: float) -> bool:
     """Whether an Adam step, about the learning rate in size, may vanish in float32."""
-    return learning_rate < torch.finfo(parameter.dtype).eps * float(parameter.abs().max())
+    return learning_rate < torch.finfo(parameter.dtype).eps * float(parameter.detach().abs().max())
 
 
 def _plain(key: str) -> str:
