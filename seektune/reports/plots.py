@@ -42,25 +42,26 @@ class Bar:
 def loss_curve(steps: Sequence[StepMetrics]) -> Curve | None:
     """The training loss, thin as logged and thick as a running mean, and the held-out loss as points.
 
-    None below two steps: a point is no curve.
+    The loss axis is logarithmic: the first steps would flatten all others. None below two steps: a point is
+    no curve.
     """
     if len(steps) < 2:
         return None
     losses = [step.loss for step in steps]
     held_out = [(step.step, step.eval_loss) for step in steps if step.eval_loss is not None]
-    ticks = nice_ticks(0.0, max(losses + [loss for _, loss in held_out]))
-    first, last, top = steps[0].step, steps[-1].step, ticks[-1]
+    ticks = log_ticks(losses + [loss for _, loss in held_out])
+    first, last = steps[0].step, steps[-1].step
 
     def x(step: float) -> float:
         return 100 * (step - first) / (last - first)
 
     def y(loss: float) -> float:
-        return 100 - 100 * loss / top
+        return 100 * math.log(ticks[-1] / max(loss, ticks[0])) / math.log(ticks[-1] / ticks[0])
 
     places = [x(step.step) for step in steps]
     return Curve(
         every_step=_path(places, [y(loss) for loss in losses]),
-        smoothed=_path(places, [y(loss) for loss in running_mean(losses, max(len(losses) // 10, 1))]),
+        smoothed=_path(places, [y(loss) for loss in running_mean(losses, max(len(losses) // 15, 1))]),
         evaluated=tuple((x(at), y(loss), f"held-out loss {loss:.3f}, step {at}") for at, loss in held_out),
         x_ticks=tuple(
             Tick(x(step), f"{step:g}") for step in nice_ticks(first, last) if first <= step <= last
@@ -88,6 +89,16 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     """Mean of each value and up to `window` before it."""
     parts = (values[max(0, end - window - 1) : end] for end in range(1, len(values) + 1))
     return [sum(part) / len(part) for part in parts]
+
+
+def log_ticks(values: Sequence[float], smallest: float = 1e-4) -> list[float]:
+    """1, 2 and 5 times powers of ten, from at most the least value (or `smallest`) to above the greatest."""
+    low, high = max(min(values), smallest), max(max(values), smallest)
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+    marks = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
+    above = next(mark for mark in marks if mark > high)
+    below = max(mark for mark in marks if mark <= low)
+    return [mark for mark in marks if below <= mark <= above]
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
