@@ -77,7 +77,7 @@ def test_a_build_that_fails_leaves_nothing_behind(cache, monkeypatch):
     with pytest.raises(ModelError, match="stopped"):
         assets.base_folder("dense")
     assert not assets.is_built("dense")
-    assert not list((cache / "bases").iterdir())
+    assert not list((cache / "bases-1").iterdir())
 
 
 @pytest.mark.slow
