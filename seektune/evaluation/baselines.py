@@ -94,7 +94,9 @@ def _probabilities(
 
 
 def _features(characters: bool) -> FeatureUnion:
-    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+", sublinear_tf=True, dtype=np.float32)
+    # Marks count as words, so that no text is without any.
+    pattern = r"\w+|[^\w\s]"
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=pattern, sublinear_tf=True, dtype=np.float32)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, dtype=np.float32)
     return make_union(words, letters) if characters else make_union(words)
 

@@ -46,7 +46,7 @@ def option_scores(loaded: Loaded, examples: Sequence[Example], token_budget: int
     """(examples, most options) float32 log-probabilities on the CPU, −inf where an example has fewer.
 
     An option is scored by its shortest token prefix that begins no other option of the example: options
-    of different length compare fairly, and distinct first tokens cost one forward a question. Raises
+    of different length compare fairly, and distinct first tokens cost one sequence a question. Raises
     DataError naming an example without options.
     """
     scores = torch.full(
@@ -115,7 +115,11 @@ def _tokens(loaded: Loaded, example: Example) -> tuple[Ids, list[Ids]]:
         raise DataError(
             f"{example.row_id} has no options to choose from: multiple choice needs a closed question"
         )
-    turns = [turn_ids(loaded, [*example.prompt, Message("assistant", option)]) for option in example.options]
+    answers = [Message("assistant", option) for option in example.options]
+    try:
+        turns = [turn_ids(loaded, [*example.prompt, answer]) for answer in answers]
+    except DataError as error:
+        raise DataError(f"{example.row_id}: {error}") from None
     prompt = turns[0][0]
     assert all(other == prompt for other, _ in turns), example.row_id
     return tuple(prompt), shortest_prefixes([tuple(ids) for _, ids in turns])

@@ -117,6 +117,14 @@ def test_open_text_is_refused_by_row() -> None:
         option_scores(load_model("tiny/llama"), [replace(asked("?", SETS[0]), options=())])
 
 
+def test_a_template_that_cannot_say_an_option_is_refused_by_row() -> None:
+    loaded = load_model("tiny/llama")
+    assert loaded.tokenizer is not None
+    loaded.tokenizer.chat_template = "{{ messages | length }}"
+    with pytest.raises(DataError, match=r"rows.jsonl:1: the chat template"):
+        option_scores(loaded, [asked("?", SETS[0])])
+
+
 @given(st.lists(st.lists(st.integers(0, 2), max_size=5), min_size=2, max_size=6, unique_by=tuple))
 def test_the_shortest_prefix_belongs_to_one_option_only(options: list[list[int]]) -> None:
     ended = [(*option, 9) for option in options]
