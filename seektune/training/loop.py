@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -75,7 +76,15 @@ def train(
         "train",
     )
     _check(loaded, batches, eval_batches)
-    return _run(loaded, batches, eval_batches, Path(output_dir) if output_dir else None, settings)
+    steps = _run(loaded, batches, eval_batches, Path(output_dir) if output_dir else None, settings)
+    # A run still open when the interpreter exits ends before torch is taken apart, not while.
+    weakref.finalize(steps, _close, weakref.ref(steps))
+    return steps
+
+
+def _close(reference: weakref.ref[Generator[StepMetrics, None, None]]) -> None:
+    if steps := reference():
+        steps.close()
 
 
 def _check(loaded: Loaded, batches: BatchSource, eval_batches: BatchSource | None) -> None:

@@ -159,6 +159,23 @@ def test_closing_early_runs_the_end_check_too(rows: Any, adapted: Adapted, tmp_p
     assert checks["frozen_unchanged"] is True
 
 
+def test_a_run_still_open_when_the_interpreter_exits_ends_in_order(tmp_path: Path) -> None:
+    script = f"""
+from seektune.adapters.attach import attach
+from seektune.config import AdapterSpec
+from seektune.data.batches import Batches
+from seektune.models.load import load_model
+from seektune.training.loop import train
+from seektune.types import Sample
+
+batches = Batches((Sample((3, 4, 5), (4, 5, 6), "toy"),), (), 1, None, 0, 0, 1, shuffle=False)
+steps = train(attach(load_model("tiny/llama"), AdapterSpec()), batches, output_dir={str(tmp_path)!r})
+next(steps)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+    assert check_file(tmp_path)["frozen_unchanged"] is True
+
+
 def test_what_cannot_train_is_refused_before_the_first_step(rows: Any, adapted: Adapted) -> None:
     with pytest.raises(ConfigError, match=r"train: learning_rate: .*greater than 0"):
         train(adapted(), rows, learning_rate=-1.0)

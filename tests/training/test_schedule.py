@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from seektune.errors import ConfigError
 from seektune.training.schedule import planned_steps, schedule
 
 
@@ -66,3 +67,21 @@ def test_every_schedule_of_the_configuration_exists_and_never_ends_at_zero(kind:
     seen = rates(kind, 6)
     assert len(seen) == 6
     assert min(seen) > 0
+
+
+def test_the_step_that_warm_up_wastes_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    rates("linear", 5, warmup_steps=2)
+    assert "the first of 2 warm-up steps has learning rate 0" in caplog.text
+    caplog.clear()
+    rates("linear", 5)
+    assert not caplog.text
+
+
+def test_a_schedule_without_warm_up_does_not_ignore_it() -> None:
+    with pytest.raises(ConfigError, match="use constant_with_warmup"):
+        rates("constant", 5, warmup_ratio=0.1)
+
+
+def test_warm_up_may_not_waste_the_only_step() -> None:
+    with pytest.raises(ConfigError, match="the only step would move nothing"):
+        rates("linear", 1, warmup_ratio=0.1)

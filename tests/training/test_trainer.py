@@ -183,24 +183,57 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(rows: Any, adapte
     loaded = adapted()
     before = trained(loaded)
     trainer = trainer_of(loaded)
-    norm = loaded.model.model.norm
-    norm.register_full_backward_pre_hook(lambda _, gradients: (gradients[0] * float("inf"),))
+    overflow(loaded, 2)
     with pytest.raises(NonFiniteError, match=r"the gradient is not finite in toy\.jsonl:1, toy"):
         trainer.update(next(windows(rows.grouped(8), 1)))
     assert torch.equal(trained(loaded), before)
 
 
-@pytest.mark.gpu
-def test_float16_on_a_gpu_scales_the_loss_and_skips_overflowing_steps(rows: Any, adapted: Adapted) -> None:
-    loaded = adapted(dtype="float16")
-    trainer = trainer_of(loaded)
-    assert trainer.scaler.is_enabled()
-    trainer.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)  # overflows at once
-    before, stream = trained(loaded), windows(rows.grouped(4), 1)
-    assert trainer.update(next(stream)) is None
+def overflow(loaded: Loaded, times: int) -> None:
+    """Make the first `times` backward passes overflow."""
+    factors = iter([float("inf")] * times)
+    loaded.model.model.norm.register_full_backward_pre_hook(
+        lambda _, gradients: (gradients[0] * next(factors, 1.0),)
+    )
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_next_is_unscaled(
+    rows: Any, adapted: Adapted
+) -> None:
+    loaded, window = adapted(), next(windows(rows.grouped(4), 2))
+    overflow(loaded, 1)
+    before, trainer = trained(loaded), trainer_of(loaded, learning_rate=1e-3, warmup_steps=2)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    assert trainer.update(window) is None
+    assert trainer.scaler.get_scale() == 512
     assert torch.equal(trained(loaded), before)
-    steps = [trainer.update(next(stream)) for _ in range(40)]
-    applied = [metrics for metrics in steps if metrics]
-    assert applied[0].step == 1
+    steps = [trainer.update(window) for _ in range(2)]
+    assert [(metrics.step, metrics.learning_rate) for metrics in steps if metrics] == [(1, 0), (2, 5e-4)]
+
+    plain = trainer_of(adapted(), learning_rate=1e-3, warmup_steps=2).update(window)
+    assert plain is not None
+    assert steps[0] is not None
+    assert steps[0].grad_norm == pytest.approx(plain.grad_norm, rel=1e-5)
+
+
+def test_a_gradient_that_overflows_without_any_scale_is_an_error(rows: Any, adapted: Adapted) -> None:
+    loaded = adapted()
+    trainer = trainer_of(loaded)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    overflow(loaded, 2)
+    window = next(windows(rows.grouped(8), 1))
+    assert trainer.update(window) is None
+    with pytest.raises(NonFiniteError, match="the gradient is not finite"):
+        trainer.update(window)
+
+
+@pytest.mark.gpu
+def test_a_float16_base_trains_on_a_gpu_with_float32_adapters(rows: Any, adapted: Adapted) -> None:
+    loaded = adapted(dtype="float16")
+    trainer = trainer_of(loaded, learning_rate=1e-2)
+    assert trainer.scaler.is_enabled()
+    before, window = trained(loaded), next(windows(rows.grouped(4), 2))
+    applied = [metrics for metrics in (trainer.update(window) for _ in range(40)) if metrics]
+    assert applied[-1].loss < applied[0].loss - 0.5
     assert not torch.equal(trained(loaded), before)
     assert {p.dtype for p in loaded.model.parameters() if p.requires_grad} == {torch.float32}
