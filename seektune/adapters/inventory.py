@@ -213,26 +213,27 @@ def _gradient_problems(site: str, delta: Delta) -> Iterator[str]:
     if not _took_part(delta):
         return
     if isinstance(delta, LowRank):
-        if problem := _problem(delta.lora_B.grad):
+        for _, problem in _bad_rows(delta.lora_B.grad, torch.ones(1, dtype=torch.bool)):
             yield f"{site}.lora_B {problem}"
         return
-    rows = delta.reached_rows()
     for key, parameter in (("gate_up_B", delta.gate_up_B), ("down_B", delta.down_B)):
-        if parameter.grad is None:
-            yield f"{site}.{key} {_problem(None)}"
-            continue
-        for row in rows.nonzero().flatten().tolist():
-            if problem := _problem(parameter.grad[row]):
-                yield f"{site}.{key} of expert {delta.experts[row]} {problem}"
+        for row, problem in _bad_rows(parameter.grad, delta.reached_rows()):
+            yield f"{site}.{key} of expert {delta.experts[row]} {problem}"
 
 
-def _problem(gradient: Tensor | None) -> str:
-    """What is wrong with the gradient of a B whose module took part; empty if nothing is."""
+def _bad_rows(gradient: Tensor | None, asked: Tensor) -> Iterator[tuple[int, str]]:
+    """What is wrong with the gradient of a B that took part, by row of `asked` (N,); N = 1 for a linear."""
+    rows = asked.nonzero().flatten().tolist()
     if gradient is None:
-        return "has no gradient: it is frozen, or something cuts it off"
-    if not bool(torch.isfinite(gradient).all()):
-        return "has a gradient that is not finite"
-    return "" if bool(gradient.any()) else "has a gradient of zero: its output does not reach the loss"
+        yield from ((row, "has no gradient: it is frozen, or something cuts it off") for row in rows)
+        return
+    flat = gradient.reshape(asked.shape[0], -1)
+    finite, moving = torch.isfinite(flat).all(1).tolist(), flat.any(1).tolist()
+    for row in rows:
+        if not finite[row]:
+            yield row, "has a gradient that is not finite"
+        elif not moving[row]:
+            yield row, "has a gradient of zero: its output does not reach the loss"
 
 
 def _lost_in_rounding(parameter: Tensor, learning_rate: float) -> bool:

@@ -9,6 +9,7 @@ down_proj; one alone is `…experts`. E experts, R rank:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -161,7 +162,10 @@ def unsupported(config: Mapping[str, Any]) -> list[str]:
 def targets_of(
     config: Mapping[str, Any], linears: Iterable[str], parameters: Iterable[str]
 ) -> dict[str, tuple[int, float]]:
-    """What the config targets among the names of the model's linears and parameters."""
+    """What the config targets among the names of the model's linears and parameters.
+
+    Raises ValueError for a rank or alpha that is not positive, and whatever a malformed entry causes.
+    """
     found = {}
     for name in linears:
         chosen = matches(config.get("target_modules"), name) and _in_layers(config, name)
@@ -183,6 +187,8 @@ def matches(targets: str | Iterable[str] | None, name: str) -> bool:
 def _rank_and_scaling(config: Mapping[str, Any], name: str) -> tuple[int, float]:
     r = _pattern_value(config.get("rank_pattern"), name, config["r"])
     alpha = _pattern_value(config.get("alpha_pattern"), name, config["lora_alpha"])
+    if type(r) is not int or r <= 0 or not 0 < alpha < math.inf:
+        raise ValueError(f"{name} has rank {r!r} and alpha {alpha!r}")
     return r, alpha / (r**0.5 if config.get("use_rslora") else r)
 
 

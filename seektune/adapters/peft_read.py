@@ -38,6 +38,7 @@ def peft_deltas(
     _refuse_foreign(loaded, folder, targets, sites.values())
     _refuse_old_experts(folder, config, found, sites.values())
     spec = spec or _spec(folder, config, tuple(sites))
+    refuse_rank(folder, max(r for r, _ in targets.values()), found)
     deltas = {name: _empty(site, spec, targets) for name, site in sites.items()}
     parts = [(part, delta) for name, delta in deltas.items() for part in parts_of(name, delta, targets)]
     shapes = {key: shape for part, _ in parts for key, shape in zip(part.names, part.shapes, strict=True)}
@@ -48,6 +49,12 @@ def peft_deltas(
             part.a.copy_(a)
             part.b.copy_(b * (part.scaling / delta.scaling))
     return spec, deltas
+
+
+def refuse_rank(folder: Path, r: int, found: Mapping[str, Tensor]) -> None:
+    """Refuse a rank that no tensor can have, before memory is taken for it."""
+    if r > max((size for tensor in found.values() for size in tensor.shape), default=0):
+        raise AdapterError(f"{folder}: no tensor is large enough for rank {r}: its configuration is damaged")
 
 
 def refuse_differences(

@@ -24,7 +24,7 @@ from torch import Tensor
 from seektune.adapters.attach import Delta, add_deltas, check_name, deltas_of, planned, spec_of
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.peft_layout import config_of, parts_of
-from seektune.adapters.peft_read import linears_of, peft_deltas, refuse_differences
+from seektune.adapters.peft_read import linears_of, peft_deltas, refuse_differences, refuse_rank
 from seektune.config import AdapterSpec, validated
 from seektune.errors import AdapterError, ConfigError
 from seektune.models.load import Loaded
@@ -99,6 +99,7 @@ def _compact_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
 def _compact_deltas(
     loaded: Loaded, folder: Path, spec: AdapterSpec, found: Mapping[str, Tensor]
 ) -> dict[str, Delta]:
+    refuse_rank(folder, spec.r, found)
     deltas = planned(loaded, spec)
     tensors = _compact_tensors(deltas)
     refuse_differences(folder, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, found)
@@ -177,11 +178,14 @@ def _content_hash(folder: Path, spec: Mapping[str, Any]) -> str:
 
 
 def _inside(folder: Path, root: Path | str | None) -> Path:
+    """The real folder; AdapterError when it, or a file in it, leads outside `root`."""
     resolved = folder.resolve()
-    if root is not None and not resolved.is_relative_to(Path(root).resolve()):
-        raise AdapterError(f"{folder} leads outside {root}, the only place adapters may be loaded from")
     if not resolved.is_dir():
         raise AdapterError(f"{folder} is not a folder; an adapter is the folder that save_adapter wrote")
+    if root is not None:
+        for path in (resolved, *((resolved / name).resolve() for name in _FILES)):
+            if not path.is_relative_to(Path(root).resolve()):
+                raise AdapterError(f"{folder} leads outside {root}, where adapters may be loaded from")
     return resolved
 
 

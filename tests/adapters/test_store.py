@@ -32,6 +32,7 @@ TEXT_GROUPS = {
     "deepseek_v32": ("attention", "dense", "shared", "routed"),
     "deepseek_v4": ("attention", "shared", "routed"),
     "deepseek_vl": ("attention", "dense"),
+    "deepseek_vl_hybrid": ("attention", "dense"),
 }
 CASES = [
     (name, targets) for name, groups in TEXT_GROUPS.items() for targets in [*((g,) for g in groups), groups]
@@ -308,6 +309,11 @@ def test_a_folder_outside_the_root_is_refused_by_every_way_out(folder: Path) -> 
     for path in (root / ".." / "adapter", root / "link", folder.parent / "adapters-evil", Path("/")):
         with pytest.raises(AdapterError, match="leads outside"):
             load_adapter(load_model("tiny/llama"), path, root=root)
+    (root / "inner" / CONFIG).write_bytes((folder / CONFIG).read_bytes())
+    (root / "inner" / WEIGHTS).symlink_to(folder / WEIGHTS)
+    load_adapter(load_model("tiny/llama"), root / "inner")
+    with pytest.raises(AdapterError, match="leads outside"):
+        load_adapter(load_model("tiny/llama"), root / "inner", root=root)
 
 
 def test_the_spec_in_the_manifest_is_the_spec_that_was_attached(adapted: Build, tmp_path: Path) -> None:
