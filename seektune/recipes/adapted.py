@@ -39,6 +39,12 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
     return loaded
 
 
+def prompt_prefix(model: str) -> str:
+    """What opened every user turn when a run folder's adapter was trained; nothing for other models."""
+    run = Path(model)
+    return read_run(run).data.prompt_prefix if (run / "run.yaml").exists() else ""
+
+
 def adapter_name(folder: Path) -> str:
     """The name of an adapter: its folder's, or its run's when the folder is a run's `adapter`."""
     folder = folder.resolve()

@@ -12,7 +12,7 @@ from seektune.adapters.attach import adapters as resident
 from seektune.errors import SeektuneError
 from seektune.generation.generate import stream
 from seektune.models.load import Loaded
-from seektune.recipes.adapted import open_adapted
+from seektune.recipes.adapted import open_adapted, prompt_prefix
 from seektune.types import Message
 
 HELP = "/adapter lists, /adapter NAME switches, /base uses no adapter, /new forgets, /exit ends"
@@ -27,9 +27,13 @@ def run(
     seed: int = 0,
     console: Console | None = None,
 ) -> None:
-    """Read questions until the end of input; lines that begin with / are commands."""
+    """Read questions until the end of input; lines that begin with / are commands.
+
+    A run folder's prompt prefix opens every question, as in training.
+    """
     console = console or Console(highlight=False, markup=False)
     loaded = open_adapted(model, adapters)
+    prefix = prompt_prefix(model)
     console.print(HELP)
     history: list[Message] = []
     for line in _lines(console):
@@ -40,7 +44,7 @@ def run(
                 history.clear()
             console.print(command(loaded, line))
             continue
-        history.append(Message("user", line))
+        history.append(Message("user", prefix + line))
         answer = ""
         for piece in stream(
             loaded, history, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed

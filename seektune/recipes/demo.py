@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from seektune.config import AdapterSpec, DataConfig, EvalConfig, RunConfig, SourceConfig, TrainingConfig
@@ -86,7 +87,7 @@ def run(
             console.print("building the base model, once …")
         config = demo_config(base, task, output_dir / base, max_steps)
         train.run(config, overwrite=overwrite, task=TASK, console=console)
-        console.print("\nBase and adapter read back from disk, and three questions nobody has asked before:")
+        console.print("\nBase and adapter read back from disk, and three new questions:")
         console.print(answers(open_adapted(str(config.output_dir)), base))
     join(output_dir)
     console.print(f"report: {output_dir / 'report.html'}")
@@ -121,8 +122,8 @@ def demo_config(base: Base, task: MedicalTask, output_dir: Path, max_steps: int 
 
 def counts(task: MedicalTask) -> Table:
     """What became of every question."""
-    page = Table("rows", "", box=None, pad_edge=False, title="Questions", title_justify="left")
-    page.columns[0].justify = "right"
+    page = Table.grid(padding=(0, 1))
+    page.add_column(justify="right")
     for what, number in task.counts.items():
         page.add_row(f"{number:,}", what)
     return page
@@ -134,7 +135,7 @@ def answers(loaded: Loaded, adapter: str) -> Table:
     for question in NEW_QUESTIONS:
         asked = [Message("user", PROMPT_PREFIX + question)]
         said = [generate(loaded, asked, max_new_tokens=24, adapter=name).text for name in (None, adapter)]
-        page.add_row(question, *(text.strip() for text in said))
+        page.add_row(question, *(escape(text.strip()) for text in said))
     return page
 
 

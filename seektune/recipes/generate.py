@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from seektune.generation.generate import stream
-from seektune.recipes.adapted import open_adapted
+from seektune.recipes.adapted import open_adapted, prompt_prefix
 from seektune.types import Message
 
 
@@ -22,13 +22,16 @@ def run(
     seed: int = 0,
     console: Console | None = None,
 ) -> str:
-    """Print the answer as it is made, and return it. The question is one user turn of a chat."""
+    """Print the answer as it is made, and return it. The question is one user turn of a chat.
+
+    A run folder's prompt prefix opens it, as in training.
+    """
     console = console or Console(highlight=False, markup=False)
     loaded = open_adapted(model, adapters)
     pieces = []
     for piece in stream(
         loaded,
-        [Message("user", prompt)],
+        [Message("user", prompt_prefix(model) + prompt)],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,

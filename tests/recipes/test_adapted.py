@@ -9,7 +9,7 @@ import pytest
 
 from seektune.adapters.attach import active_adapter, adapters
 from seektune.errors import ConfigError
-from seektune.recipes.adapted import adapter_name, open_adapted
+from seektune.recipes.adapted import adapter_name, open_adapted, prompt_prefix
 
 
 def test_a_run_folder_brings_its_base_and_its_adapter(finished: Path) -> None:
@@ -34,6 +34,14 @@ def test_two_adapters_of_one_name_are_an_error(finished: Path) -> None:
 
 def test_a_base_alone_has_no_adapter() -> None:
     assert adapters(open_adapted("tiny/llama")) == ()
+
+
+def test_a_run_folder_also_knows_how_its_questions_began(finished: Path, tmp_path: Path) -> None:
+    prefixed = shutil.copytree(finished, tmp_path / "prefixed")
+    config = prefixed / "run.yaml"
+    config.write_text(config.read_text().replace("prompt_prefix: ''", "prompt_prefix: 'Case: '"))
+    assert prompt_prefix(str(prefixed)) == "Case: "
+    assert prompt_prefix("tiny/llama") == prompt_prefix(str(finished)) == ""
 
 
 def test_an_adapter_is_named_after_its_run() -> None:
