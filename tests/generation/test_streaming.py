@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from seektune.data.templates import TEMPLATES
 from seektune.generation.streaming import decode, text_pieces
@@ -47,6 +49,13 @@ def test_special_tokens_leave_no_text_and_chat_tokens_do() -> None:
 
 def test_an_unfinished_character_at_the_end_is_shown_as_broken() -> None:
     assert "".join(text_pieces(TOKENIZER, ids("ok病")[:-1])) == "ok\ufffd"
+
+
+def test_a_decoder_that_drops_the_first_space_drops_it_once() -> None:
+    words = Tokenizer(models.WordLevel({"▁stiff": 0, "▁neck": 1, "?": 2}, unk_token="?"))
+    words.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert list(text_pieces(tokenizer, [0, 1, 1, 0])) == ["stiff", " neck", " neck", " stiff"]
 
 
 def test_the_real_deepseek_tokenizer_streams_the_same_way() -> None:
