@@ -63,7 +63,7 @@ def test_text_from_a_run_is_shown_never_obeyed(tmp_path: Path) -> None:
     (folder / "run.yaml").write_text(f'prompt_prefix: "{evil} 问题"', encoding="utf-8")
     path = write_report(folder, verdicts=[evil])
     assert "<script" not in path.read_text(encoding="utf-8")
-    assert text_of(path).count(evil) == 3
+    assert text_of(path).count(evil) == 4
     assert "问题" in text_of(path)
 
 
