@@ -104,17 +104,16 @@ def _weight_files(folder: Path) -> list[Path]:
 def _read_header(file: Path) -> Iterator[StoredTensor]:
     """8 bytes of little-endian header size, a JSON header, then the data its offsets point into."""
     size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > min(_MAX_HEADER, size - 8):
-            raise ModelError(f"{file} has no complete safetensors header ({size} bytes): {_AGAIN}")
-        try:
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError
             header: dict[str, Any] = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            tensors = [_tensor(file, 8 + length, name, entry) for name, entry in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ModelError(f"{file} has a damaged safetensors header: {_AGAIN}") from None
+        header.pop("__metadata__", None)
+        tensors = [_tensor(file, 8 + length, name, entry) for name, entry in header.items()]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{file} has no sound safetensors header: {_AGAIN}") from None
     expected = max((tensor.end for tensor in tensors), default=8 + length)
     if expected != size:
         raise ModelError(f"{file} has {size} bytes where its header promises {expected}: {_AGAIN}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from seektune.errors import ModelError
 from seektune.models.backends import install
@@ -108,7 +110,7 @@ def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place
     if place.type != "cpu":
         options["device_map"] = {"": place}
     model_class = AutoModelForImageTextToText if "vision" in family.groups else AutoModelForCausalLM
-    with _explained(f"{folder} does not load as {family.model_type}"):
+    with _explained(f"{folder} does not load as {family.model_type}"), _bar_in_a_terminal_only():
         model, report = model_class.from_pretrained(
             folder,
             local_files_only=True,
@@ -174,6 +176,19 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
         return None
     with _explained(f"the tokenizer of {folder} does not load (without its files the model loads alone)"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def _bar_in_a_terminal_only() -> Iterator[None]:
+    """transformers' loading bar is for eyes: off where standard error is piped."""
+    hide = not sys.stderr.isatty() and transformers_logging.is_progress_bar_enabled()
+    if hide:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            transformers_logging.enable_progress_bar()
 
 
 @contextmanager

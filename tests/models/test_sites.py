@@ -136,6 +136,11 @@ def test_a_misspelt_name_gets_near_misses_and_what_exists() -> None:
     assert "attention (q_proj, k_proj, v_proj, o_proj), dense (gate_proj, up_proj, down_proj)" in message
 
 
+@pytest.mark.parametrize("name", ["proj", "attn.q_proj", "q_proj.weight", ""])
+def test_a_name_matches_whole_parts_only(name: str) -> None:
+    assert "matches no module" in refusal("llama", [name])
+
+
 def test_one_good_name_does_not_excuse_a_misspelt_one() -> None:
     assert "'atention' matches no module; did you mean attention?" in refusal("llama", ["q_proj", "atention"])
 
