@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from seektune.errors import ModelError
 from seektune.models.checkpoint import dequantised_bytes
@@ -81,6 +82,16 @@ def test_a_head_tied_to_the_embeddings_is_not_missing(tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path).model(input_ids=IDS).logits, tied(input_ids=IDS).logits)
+
+
+def test_no_loading_bar_is_drawn_where_standard_error_is_piped(
+    checkpoint: Checkpoint, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, shown = checkpoint("llama"), transformers_logging.is_progress_bar_enabled()
+    capfd.readouterr()
+    load_model(folder)
+    assert "Loading" not in capfd.readouterr().err
+    assert transformers_logging.is_progress_bar_enabled() == shown
 
 
 def test_the_seed_changes_a_tiny_model_and_its_identity() -> None:
