@@ -80,6 +80,27 @@ def test_a_build_that_fails_leaves_nothing_behind(cache, monkeypatch):
     assert not list((cache / "bases-1").iterdir())
 
 
+def test_a_base_another_process_finished_first_is_used(cache, monkeypatch):
+    class Saves:
+        def to(self, dtype):
+            return self
+
+        def save_pretrained(self, folder):
+            folder.mkdir(exist_ok=True)
+            (folder / "saved").write_text("mine")
+
+    def slower_than_another(scratch):
+        theirs = scratch.parent / "smollm2-135m-dense"
+        theirs.mkdir()
+        (theirs / "saved").write_text("theirs")
+        return Saves(), Saves()
+
+    monkeypatch.setattr(assets, "_from_gguf", slower_than_another)
+    folder = assets.base_folder("dense")
+    assert (folder / "saved").read_text() == "theirs"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 @pytest.mark.slow
 def test_both_bases_are_built_once_and_reused(monkeypatch):
     for base, model_type in (("dense", "llama"), ("moe", "deepseek_v3")):
