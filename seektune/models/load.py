@@ -103,7 +103,7 @@ def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place
     _refuse_float16(family, dtype)
     identity = checkpoint_identity(folder)  # reads every header, so damage is named before anything loads
     options: dict[str, Any] = {"dtype": dtype or "auto"}
-    if "quantization_config" in config or dequantize:
+    if config.get("quantization_config") or dequantize:
         dtype = dtype or torch.bfloat16
         _check_fp8(folder, config, dequantize, dtype)
         options = {"dtype": dtype, "quantization_config": FineGrainedFP8Config(dequantize=True)}

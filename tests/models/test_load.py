@@ -195,6 +195,12 @@ def test_dequantising_what_is_not_quantised_is_an_error(checkpoint: Checkpoint) 
             load_model(source, dequantize=True)
 
 
+def test_a_null_quantisation_is_none(checkpoint: Checkpoint) -> None:
+    folder = checkpoint()
+    configure(folder, quantization_config=None)
+    assert load_model(folder).model.dtype == torch.float32
+
+
 def test_another_quantisation_is_refused(checkpoint: Checkpoint) -> None:
     folder = checkpoint()
     configure(folder, quantization_config={"quant_method": "gptq", "bits": 4})
