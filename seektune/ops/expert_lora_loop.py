@@ -1,15 +1,16 @@
 """Expert LoRA, one expert after another: for CPU, where one expert's products already fill a core.
 
-From gathering an expert's rows to adding its result back, everything stays in cache. The router's weight is
-folded into the activation, so its gradient costs one dot product per row and no output is kept.
+The rows of a few experts at a time are gathered, computed and added back while they are in cache. The
+router's weight is folded into the activation, so its gradient is one dot product per row and no output is
+kept for it.
 
 T tokens, K choices per token, E experts, N experts with LoRA, S rows in the order of the experts, L of them
-with LoRA, C rows of one expert, H hidden width, I intermediate width, R rank.
+with LoRA, C rows of one block, H hidden width, I intermediate width, R rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seektune.ops.expert_routing import Gate, Lora, draw_masks, drop, gate_vjp, gated, sort_by_expert
+
+BLOCK_ROWS = 256
+"""Rows gathered, gated and added back at once: few enough for the cache, enough to amortise the calls."""
 
 
 class Call(NamedTuple):
@@ -31,53 +35,66 @@ class Call(NamedTuple):
     fine: torch.dtype  # of everything between and after them: at least fp32
 
 
-class Hit(NamedTuple):
-    """One expert that has rows."""
+class Block(NamedTuple):
+    """Consecutive experts whose rows are computed together; experts without rows are in no block."""
 
-    expert: int
-    slot: int
+    experts: list[int]
+    slots: list[int]
+    counts: list[int]
+    lora_counts: list[int]  # 0 for an expert without LoRA
     rows: slice  # of S
     lora_rows: slice  # of L
 
 
-class Product(NamedTuple):
+class Product:
     """One of the two products, of all experts: y = x Wᵀ + scaling · drop(x) Aᵀ Bᵀ."""
 
-    weight: Tensor  # (E, out, in)
-    a: Tensor  # (N, R, in)
-    b: Tensor  # (N, out, R)
-    low: Tensor  # (L, R): drop(x) Aᵀ, kept for the backward
-    keep: Tensor | None  # (L, in): dropout's mask
+    def __init__(self, call: Call, *tensors: Tensor) -> None:
+        weight, a, b, self.low, *keep = tensors
+        self.call = call
+        # One matrix per expert: unbind makes a view for a fraction of what indexing costs.
+        self.weight, self.a, self.b = weight.unbind(), a.unbind(), b.unbind()  # (out, in), (R, in), (out, R)
+        self.keep = keep[0] if keep else None  # (L, in): dropout's mask
 
-    def forward(self, call: Call, hit: Hit, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """y (C, out), written to `out` where one is given."""
-        y = torch.mm(x, self.weight[hit.expert].to(x.dtype).t(), out=out)
-        if hit.slot >= 0:
-            a, b, low = self.a[hit.slot].to(x.dtype), self.b[hit.slot].to(x.dtype), self.low[hit.lora_rows]
-            torch.mm(self._drop(call, hit, x), a.t(), out=low)
-            y.addmm_(low, b.t(), alpha=call.scaling)
-        return y
+    def forward(self, block: Block, x_C: Tensor, y_C: Tensor) -> None:
+        """Write y of a block's rows, and drop(x) Aᵀ for the backward."""
+        rows = zip(x_C.split(block.counts), y_C.split(block.counts), self._lora_rows(block), strict=True)
+        for expert, slot, (x, y, (low, keep)) in zip(block.experts, block.slots, rows, strict=True):
+            torch.mm(x, self._cast(self.weight[expert]).t(), out=y)
+            if slot >= 0:
+                torch.mm(drop(x, keep, self.call.dropout), self._cast(self.a[slot]).t(), out=low)
+                y.addmm_(low, self._cast(self.b[slot]).t(), alpha=self.call.scaling)
 
     def backward(
-        self, call: Call, hit: Hit, x: Tensor, d_y: Tensor, d_a: Tensor | None, d_b: Tensor | None
+        self, block: Block, x_C: Tensor, d_y_C: Tensor, d_a: Sequence[Tensor], d_b: Sequence[Tensor]
     ) -> Tensor:
-        """d_x (C, in); writes this expert's row of d_a and d_b."""
-        d_x = torch.mm(d_y, self.weight[hit.expert].to(x.dtype))
-        if hit.slot >= 0:
-            a, b = self.a[hit.slot].to(x.dtype), self.b[hit.slot].to(x.dtype)
-            d_low = d_y.new_empty(len(d_y), b.shape[1]).addmm_(d_y, b, beta=0, alpha=call.scaling)
-            if d_a is not None:
-                _mm_into(d_a[hit.slot], d_low.t(), self._drop(call, hit, x), 1.0)
-            if d_b is not None:
-                _mm_into(d_b[hit.slot], d_y.t(), self.low[hit.lora_rows], call.scaling)
-            if self.keep is None:
+        """d_x of a block's rows; writes the matrices of its experts in d_a and d_b, where these are wanted."""
+        d_x_C = torch.empty_like(x_C)
+        rows = zip(*(t.split(block.counts) for t in (x_C, d_y_C, d_x_C)), self._lora_rows(block), strict=True)
+        for expert, slot, (x, d_y, d_x, (low, keep)) in zip(block.experts, block.slots, rows, strict=True):
+            torch.mm(d_y, self._cast(self.weight[expert]), out=d_x)
+            if slot < 0:
+                continue
+            a, b = self._cast(self.a[slot]), self._cast(self.b[slot])
+            d_low = torch.empty_like(low).addmm_(d_y, b, beta=0, alpha=self.call.scaling)
+            if d_a:
+                _mm_into(d_a[slot], d_low.t(), drop(x, keep, self.call.dropout), 1.0)
+            if d_b:
+                _mm_into(d_b[slot], d_y.t(), low, self.call.scaling)
+            if keep is None:
                 d_x.addmm_(d_low, a)
             else:
-                d_x += self._drop(call, hit, torch.mm(d_low, a))
-        return d_x
+                d_x += drop(torch.mm(d_low, a), keep, self.call.dropout)
+        return d_x_C
 
-    def _drop(self, call: Call, hit: Hit, x: Tensor) -> Tensor:
-        return x if self.keep is None else drop(x, self.keep[hit.lora_rows], call.dropout)
+    def _lora_rows(self, block: Block) -> Iterator[tuple[Tensor, Tensor | None]]:
+        lows = self.low[block.lora_rows].split(block.lora_counts)
+        if self.keep is None:
+            return ((low, None) for low in lows)
+        return zip(lows, self.keep[block.lora_rows].split(block.lora_counts), strict=True)
+
+    def _cast(self, matrix: Tensor) -> Tensor:
+        return matrix if matrix.dtype == self.call.dtype else matrix.to(self.call.dtype)
 
 
 def expert_lora_loop(
@@ -97,12 +114,14 @@ def expert_lora_loop(
     experts = gate_up_proj.shape[0]
     counts = torch.bincount(top_k_index.reshape(-1), minlength=experts)[:experts].tolist()
     slot_of = list(range(experts)) if slots is None else slots.tolist()
-    call = Call(slot_of, counts, scaling, gate, dropout, dtype, torch.promote_types(dtype, torch.float32))
+    fine = torch.promote_types(dtype, torch.float32)
+    call = Call(slot_of, counts, scaling, gate, dropout, dtype, fine)
     tensors = (hidden, top_k_weights, *lora)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         out: Tensor = _ExpertLora.apply(*tensors, gate_up_proj, down_proj, top_k_index, call)
         return out
-    return _forward(call, hidden, top_k_weights, top_k_index, *_products(call, lora, gate_up_proj, down_proj))
+    first, second = _products(call, lora, gate_up_proj, down_proj)
+    return _forward(call, hidden, top_k_weights, top_k_index, Product(call, *first), Product(call, *second))
 
 
 class _ExpertLora(torch.autograd.Function):
@@ -111,7 +130,7 @@ class _ExpertLora(torch.autograd.Function):
         hidden, weights, *lora, gate_up_proj, down_proj, index, call = inputs
         first, second = _products(call, tuple(lora), gate_up_proj, down_proj)
         gate_up_S = hidden.new_empty(sum(call.counts), gate_up_proj.shape[1], dtype=call.dtype)
-        out = _forward(call, hidden, weights, index, first, second, gate_up_S)
+        out = _forward(call, hidden, weights, index, Product(call, *first), Product(call, *second), gate_up_S)
         ctx.call = call
         ctx.save_for_backward(hidden, weights, index, gate_up_S, *first, *second)
         return out
@@ -119,35 +138,65 @@ class _ExpertLora(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weights, index, gate_up_S, *products = ctx.saved_tensors
-        first, second = Product(*products[:5]), Product(*products[5:])
-        lora = (first.a, first.b, second.a, second.b)
+        call, (hidden, weights, index, gate_up_S, *products) = ctx.call, ctx.saved_tensors
+        half = len(products) // 2
+        first, second = products[:half], products[half:]
+        lora = (first[1], first[2], second[1], second[2])
         d_lora = [
-            torch.zeros_like(tensor) if needed else None
+            _gradient(call, tensor) if needed else None
             for tensor, needed in zip(lora, ctx.needs_input_grad[2:6], strict=True)
         ]
-        call = ctx.call
-        d_hidden, d_weights = _backward(call, d_out, hidden, weights, index, first, second, gate_up_S, d_lora)
+        d_hidden, d_weights = _backward(
+            call,
+            d_out,
+            hidden,
+            weights,
+            index,
+            Product(call, *first),
+            Product(call, *second),
+            gate_up_S,
+            d_lora,
+        )
         return d_hidden, d_weights, *d_lora, None, None, None, None
 
 
-def _products(call: Call, lora: Lora, gate_up_proj: Tensor, down_proj: Tensor) -> tuple[Product, Product]:
+def _products(
+    call: Call, lora: Lora, gate_up_proj: Tensor, down_proj: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors of the two products."""
     rows = sum(count for count, slot in zip(call.counts, call.slots, strict=True) if slot >= 0)
-    keeps = draw_masks(lora, rows, call.dropout)
-    lows = gate_up_proj.new_empty(2, rows, lora[0].shape[1], dtype=call.dtype)
-    return (
-        Product(gate_up_proj, lora[0], lora[1], lows[0], keeps[0]),
-        Product(down_proj, lora[2], lora[3], lows[1], keeps[1]),
-    )
+    first_low, second_low = gate_up_proj.new_empty(2, rows, lora[0].shape[1], dtype=call.dtype)
+    first = [gate_up_proj, lora[0], lora[1], first_low]
+    second = [down_proj, lora[2], lora[3], second_low]
+    for tensors, mask in zip((first, second), draw_masks(lora, rows, call.dropout), strict=True):
+        tensors += [] if mask is None else [mask]
+    return first, second
 
 
-def _hits(call: Call) -> Iterator[Hit]:
-    start = lora_start = 0
-    for expert, (count, slot) in enumerate(zip(call.counts, call.slots, strict=True)):
-        if count:
-            lora_stop = lora_start + count * (slot >= 0)
-            yield Hit(expert, slot, slice(start, start + count), slice(lora_start, lora_stop))
-            start, lora_start = start + count, lora_stop
+def _gradient(call: Call, stack: Tensor) -> Tensor:
+    """A gradient to be written by the experts that have rows; it is zero for the others."""
+    gradient = torch.empty_like(stack)
+    for count, slot in zip(call.counts, call.slots, strict=True):
+        if slot >= 0 and not count:
+            gradient[slot].zero_()
+    return gradient
+
+
+def _blocks(call: Call) -> Iterator[Block]:
+    start = lora_start = first = 0
+    hit = [expert for expert, count in enumerate(call.counts) if count]
+    while first < len(hit):
+        last, rows = first + 1, call.counts[hit[first]]
+        while last < len(hit) and rows + call.counts[hit[last]] <= BLOCK_ROWS:
+            rows += call.counts[hit[last]]
+            last += 1
+        experts = hit[first:last]
+        slots = [call.slots[expert] for expert in experts]
+        counts = [call.counts[expert] for expert in experts]
+        lora_counts = [count if slot >= 0 else 0 for count, slot in zip(counts, slots, strict=True)]
+        stop, lora_stop = start + rows, lora_start + sum(lora_counts)
+        yield Block(experts, slots, counts, lora_counts, slice(start, stop), slice(lora_start, lora_stop))
+        start, lora_start, first = stop, lora_stop, last
 
 
 def _forward(
@@ -162,11 +211,14 @@ def _forward(
     order, tokens = sort_by_expert(index)
     x_T, w_S = hidden.to(call.dtype), weights.reshape(-1)[order, None].to(call.fine)
     out = hidden.new_zeros(hidden.shape, dtype=call.fine)
-    for hit in _hits(call):
-        token = tokens[hit.rows]
-        gate_up = first.forward(call, hit, x_T[token], None if gate_up_S is None else gate_up_S[hit.rows])
-        act = gated(gate_up.to(call.fine), call.gate) * w_S[hit.rows]
-        y = second.forward(call, hit, act.to(call.dtype))
+    for block in _blocks(call):
+        token = tokens[block.rows]
+        x = x_T.index_select(0, token)
+        gate_up = x.new_empty(len(x), len(first.weight[0])) if gate_up_S is None else gate_up_S[block.rows]
+        first.forward(block, x, gate_up)
+        act = gated(gate_up.to(call.fine), call.gate) * w_S[block.rows]
+        y = torch.empty_like(x)
+        second.forward(block, act.to(call.dtype), y)
         out.index_add_(0, token, y.to(call.fine))
     return out.to(hidden.dtype)
 
@@ -183,20 +235,18 @@ def _backward(
     d_lora: list[Tensor | None],
 ) -> tuple[Tensor, Tensor]:
     order, tokens = sort_by_expert(index)
-    x_T, d_out_T, w_S = (
-        hidden.to(call.dtype),
-        d_out.to(call.dtype),
-        weights.reshape(-1)[order, None].to(call.fine),
-    )
+    x_T, w_S = hidden.to(call.dtype), weights.reshape(-1)[order, None].to(call.fine)
+    d_out_T = d_out.to(call.dtype)
     d_hidden, d_w_S = hidden.new_zeros(hidden.shape, dtype=call.fine), torch.zeros_like(w_S)
-    for hit in _hits(call):
-        token, w = tokens[hit.rows], w_S[hit.rows]
-        act, act_backward = gate_vjp(gate_up_S[hit.rows].to(call.fine), call.gate)
-        d_y = d_out_T[token]
-        d_act = second.backward(call, hit, (act * w).to(call.dtype), d_y, *d_lora[2:]).to(call.fine)
-        d_w_S[hit.rows, 0] = torch.linalg.vecdot(d_act, act)
+    d_gate_up_a, d_gate_up_b, d_down_a, d_down_b = (() if d is None else d.unbind() for d in d_lora)
+    for block in _blocks(call):
+        token, w = tokens[block.rows], w_S[block.rows]
+        act, act_backward = gate_vjp(gate_up_S[block.rows].to(call.fine), call.gate)
+        act_w, d_y = (act * w).to(call.dtype), d_out_T.index_select(0, token)
+        d_act = second.backward(block, act_w, d_y, d_down_a, d_down_b).to(call.fine)
+        d_w_S[block.rows, 0] = torch.linalg.vecdot(d_act, act)
         d_gate_up = act_backward(d_act * w).to(call.dtype)
-        d_x = first.backward(call, hit, x_T[token], d_gate_up, *d_lora[:2])
+        d_x = first.backward(block, x_T.index_select(0, token), d_gate_up, d_gate_up_a, d_gate_up_b)
         d_hidden.index_add_(0, token, d_x.to(call.fine))
     d_weights = torch.empty_like(weights).reshape(-1).index_copy_(0, order, d_w_S[:, 0].to(weights.dtype))
     return d_hidden.to(hidden.dtype), d_weights.view_as(weights)
