@@ -300,6 +300,12 @@ def test_a_replaced_base_weight_is_named(run: Run) -> None:
         run.gate.finish()
 
 
+def test_a_rotary_table_that_follows_the_row_s_length_may_move(run: Run) -> None:
+    run.step()
+    run.loaded.model.model.rotary_emb.inv_freq.mul_(0.5)
+    run.gate.finish()
+
+
 def test_another_adapter_that_moved_is_named(adapted: Build, rows: Tensor) -> None:
     loaded = attach(adapted("llama"), AdapterSpec(target_modules=["dense"]), name="second")
     run = Run(loaded, rows)

@@ -97,6 +97,21 @@ def test_adapted_experts_match_the_naive_sum(name: str, chosen: list[int] | None
     torch.testing.assert_close(got, _naive(experts, delta, hidden, index, weights), rtol=1e-10, atol=1e-9)
 
 
+def test_experts_drop_the_input_of_their_deltas_in_training_only() -> None:
+    experts, adapter = _experts("deepseek_v3")
+    delta = ExpertsLowRank((8, 64, 32), r=2, scaling=1.0, dropout=0.5)
+    delta.reset(False, torch.Generator().manual_seed(0))
+    adapter.deltas["one"], adapter.active = delta, "one"
+    index, weights = torch.tensor([[0, 1], [2, 3]]), torch.ones(2, 2, dtype=torch.float64)
+    hidden = torch.randn(2, 64, dtype=torch.float64)
+    torch.manual_seed(0)
+    first, second = (adapter(experts, hidden, index, weights) for _ in range(2))
+    assert not torch.equal(first, second)
+    adapter.eval()
+    first, second = (adapter(experts, hidden, index, weights) for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_the_class_s_own_gate_is_kept_only_where_it_is_not_plain_swiglu() -> None:
     assert _experts("deepseek_v2")[1].swiglu
     assert _experts("deepseek_v3")[1].swiglu
