@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,8 @@ def gemm_rate(shapes: Sequence[tuple[int, int, int]], repeats: int = 5) -> float
     flop = seconds = 0.0
     for m, k, n in shapes:
         left, right, out = torch.randn(m, k), torch.randn(n, k).t(), torch.empty(m, n)
-        seconds += min(
-            cpu_seconds(lambda a=left, b=right, c=out: torch.mm(a, b, out=c)) for _ in range(repeats)
-        )
+        multiply = partial(torch.mm, left, right, out=out)
+        seconds += min(cpu_seconds(multiply) for _ in range(repeats))
         flop += 2 * m * k * n
     return flop / seconds
 

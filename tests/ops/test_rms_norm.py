@@ -47,6 +47,24 @@ def test_the_reference_is_transformers_own_norm():
     assert torch.equal(norm(x), rms_norm_reference(x, weight, 1e-5))
 
 
+def test_float32_keeps_its_output_and_half_precision_its_input():
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = problem(4, dtype=dtype)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            y = rms_norm(x, weight, 1e-5)
+        (large,) = (t for t in kept if t.shape == x.shape)
+        assert large.data_ptr() == (y if dtype == torch.float32 else x).data_ptr()
+
+
+def test_a_weight_with_zeros_is_right():
+    x, weight = problem(4)
+    weight[::3] = 0
+    torch.testing.assert_close(
+        run(rms_norm, x, weight), run(rms_norm_reference, x, weight), rtol=0, atol=1e-10
+    )
+
+
 def test_a_zero_row_has_a_finite_gradient():
     x = torch.zeros(2, H, dtype=torch.float64, requires_grad=True)
     y, dx = run(rms_norm, x, torch.ones(H, dtype=torch.float64))
