@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from seektune.adapters.attach import activate, attach, deltas_of, wrappers_of
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.inventory import Gate, inventory
 from seektune.adapters.lowrank import LowRank
+from seektune.adapters.store import load_adapter, save_adapter
 from seektune.config import AdapterSpec
 from seektune.errors import GateError
 from seektune.models.load import Loaded, load_model
@@ -320,6 +322,24 @@ def test_experts_never_hit_are_counted(adapted: Build, rows: Tensor) -> None:
     run.step()
     assert 8 - 3 * 2 <= run.gate.finish().checks["experts_never_hit"] < 8
     assert run.gate.inventory.checks["experts_adapted"] == 8
+
+
+def test_each_gate_keeps_its_own_record(run: Run) -> None:
+    run.step()
+    run.gate.finish()
+    assert Gate(run.loaded).finish().checks["experts_never_hit"] == 8
+    with pytest.raises(GateError, match="no adapted module took part"):
+        Gate(run.loaded).after_backward()
+
+
+def test_an_adapter_that_peft_wrote_passes_the_gate_when_trained_on(
+    adapted: Build, rows: Tensor, tmp_path: Path
+) -> None:
+    save_adapter(adapted("deepseek_v3", target_modules=["all-linear", "routed"]), tmp_path)
+    (tmp_path / "seektune.json").unlink()
+    run = Run(load_adapter(load_model("tiny/deepseek_v3"), tmp_path), rows)
+    run.step()
+    assert run.gate.finish().checks["first_update"] is True
 
 
 def test_checkpointed_layers_are_seen_by_the_gate(adapted: Build, rows: Tensor) -> None:
