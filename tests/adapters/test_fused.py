@@ -179,3 +179,10 @@ def test_switching_the_attention_under_an_adapter_is_refused():
     loaded.model.set_attn_implementation("eager")
     with pytest.raises(ModelError, match="detach it first"):
         loaded.model(ROWS)
+
+
+def test_a_float64_model_keeps_transformers_norms_and_so_its_rounding() -> None:
+    loaded = adapted("deepseek_v3", "float64")
+    assert not any(isinstance(module, FusedNorm) for module in loaded.model.modules())
+    assert any(isinstance(module, FusedMLP) for module in loaded.model.modules())
+    assert_fused_equals_unfused(loaded, tolerance=1e-12)
