@@ -34,12 +34,13 @@ Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
 def demo(
     model: Annotated[str, typer.Option(help="moe, dense or both.")] = "moe",
     output_dir: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    max_steps: Annotated[int, typer.Option(help="Stop early, to see it work.", show_default="all")] = -1,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a real 135M model on real medical questions and show what it learned."""
     from seektune.recipes import demo as recipe
 
-    recipe.run(model=model, output_dir=output_dir, overwrite=overwrite)
+    recipe.run(model=model, output_dir=output_dir, max_steps=max_steps, overwrite=overwrite)
 
 
 @app.command()
