@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seektune.ops.expert_lora_grouped import expert_lora_grouped, grouped_fits
 from seektune.ops.expert_lora_loop import expert_lora_loop
-from seektune.ops.expert_routing import Gate, draw_masks, drop, gated
+from seektune.ops.expert_routing import Gate, Lora, draw_masks, drop, gated
+from seektune.ops.precision import check_dtype, check_frozen, compute_dtype
 
 
 def expert_lora(
@@ -43,21 +45,17 @@ def expert_lora(
     fit, or when base weights and hidden differ in dtype outside autocast.
     """
     lora = (gate_up_a, gate_up_b, down_a, down_b)
-    dtype = _product_dtype(hidden, gate_up_proj)
+    base = (gate_up_proj, down_proj)
+    check_frozen(*base)
+    check_dtype(hidden, *base)
     _check_shapes(hidden, top_k_index, gate_up_proj, down_proj, lora, slots)
-    arguments = (
-        hidden,
-        top_k_index,
-        top_k_weights,
-        gate_up_proj,
-        down_proj,
-        lora,
-        scaling,
-        slots,
-        gate,
-        dropout,
+    dtype = compute_dtype(hidden)
+    run = (
+        expert_lora_grouped
+        if hidden.is_cuda and grouped_fits(hidden, gate_up_proj, dtype)
+        else expert_lora_loop
     )
-    return expert_lora_loop(*arguments, dtype)
+    return run(hidden, top_k_index, top_k_weights, *base, lora, scaling, slots, gate, dropout, dtype)
 
 
 def expert_lora_reference(
@@ -76,7 +74,7 @@ def expert_lora_reference(
     dropout: float = 0.0,
 ) -> Tensor:
     """The naive twin of `expert_lora`: every expert in turn, plain autograd, the same dropout masks."""
-    dtype = _product_dtype(hidden, gate_up_proj)
+    dtype = compute_dtype(hidden)
     slot_of = list(range(len(gate_up_proj))) if slots is None else slots.tolist()
     rows = sum(int((top_k_index == expert).sum()) for expert, slot in enumerate(slot_of) if slot >= 0)
     masks = draw_masks((gate_up_a, gate_up_b, down_a, down_b), rows, dropout)
@@ -105,24 +103,12 @@ def _low_rank(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
 
 
-def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    if weight.dtype != hidden.dtype:
-        raise ValueError(
-            f"expert_lora: hidden is {hidden.dtype} but the experts' weights are {weight.dtype}; "
-            "cast one of them, or run under torch.autocast"
-        )
-    return hidden.dtype
-
-
 def _check_shapes(
     hidden: Tensor,
     index: Tensor,
     gate_up_proj: Tensor,
     down_proj: Tensor,
-    lora: tuple[Tensor, Tensor, Tensor, Tensor],
+    lora: Lora,
     slots: Tensor | None,
 ) -> None:
     experts, width, hidden_width = gate_up_proj.shape

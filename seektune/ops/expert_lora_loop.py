@@ -68,7 +68,7 @@ class Product:
     def backward(
         self, block: Block, x_C: Tensor, d_y_C: Tensor, d_a: Sequence[Tensor], d_b: Sequence[Tensor]
     ) -> Tensor:
-        """d_x of a block's rows; writes the matrices of its experts in d_a and d_b, where these are wanted."""
+        """d_x of a block's rows; writes its experts' matrices of d_a and d_b, where these are wanted."""
         d_x_C = torch.empty_like(x_C)
         rows = zip(*(t.split(block.counts) for t in (x_C, d_y_C, d_x_C)), self._lora_rows(block), strict=True)
         for expert, slot, (x, d_y, d_x, (low, keep)) in zip(block.experts, block.slots, rows, strict=True):

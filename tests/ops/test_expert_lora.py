@@ -199,10 +199,17 @@ def test_the_backward_keeps_one_activation_and_the_low_rank_parts_only():
     assert new == rows * 8 * (2 * I + 2 * R)
 
 
-def test_hidden_and_weights_of_different_dtypes_are_refused_by_name():
+def test_hidden_and_base_of_different_dtypes_are_refused_by_name():
     arguments = list(problem(torch.tensor([[0, 1, 2]])))
     arguments[0] = arguments[0].float()
-    with pytest.raises(ValueError, match=r"hidden is torch.float32 but .* torch.float64"):
+    with pytest.raises(ValueError, match=r"input is torch.float32 but .* torch.float64"):
+        expert_lora(*arguments)
+
+
+def test_base_weights_that_want_a_gradient_are_refused():
+    arguments = problem(torch.tensor([[0, 1, 2]]))
+    arguments[3].requires_grad_()
+    with pytest.raises(ValueError, match="freeze it"):
         expert_lora(*arguments)
 
 
