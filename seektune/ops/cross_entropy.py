@@ -46,13 +46,16 @@ class _LogProbs(torch.autograd.Function):
         rows = (targets != IGNORE).nonzero().squeeze(1)
         weight = weight.to(hidden.dtype)
         log_probs = at_least_float32(hidden.new_zeros(0)).new_zeros(targets.shape)
-        gradient = hidden.new_empty(len(rows) if ctx.needs_input_grad[0] else 0, hidden.shape[1])
+        wanted = ctx.needs_input_grad[0]
+        gradient = hidden.new_empty(len(rows) if wanted else 0, hidden.shape[1])
         size = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        logits = hidden.new_empty(min(size, len(rows)), weight.shape[0])
         for start in range(0, len(rows), size):
             chunk = rows[start : start + size]
-            log_probs[chunk], slope = _chunk(hidden[chunk], weight, targets[chunk], len(gradient) > 0)
-            if slope is not None:
-                torch.mm(slope, weight, out=gradient[start : start + size])
+            part = torch.mm(hidden[chunk], weight.t(), out=logits[: len(chunk)])
+            log_probs[chunk], odds = _normalise(part, targets[chunk], wanted)
+            if odds is not None:
+                gradient[start : start + size] = weight[targets[chunk]].addmm_(odds, weight, alpha=-1)
         ctx.save_for_backward(rows, gradient)
         ctx.shape = hidden.shape
         return log_probs
@@ -66,17 +69,10 @@ class _LogProbs(torch.autograd.Function):
         return d_hidden, None, None
 
 
-def _chunk(hidden: Tensor, weight: Tensor, targets: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
-    """log p(target) (N,) and, if asked, d log p / d logits (N, V) in the dtype of `hidden`."""
-    logits = at_least_float32(hidden @ weight.t())
-    logits.sub_(logits.amax(dim=1, keepdim=True))
-    index = targets[:, None]
-    picked = logits.gather(1, index)
-    odds = logits.exp_()
-    total = odds.sum(dim=1, keepdim=True)
-    log_probs = (picked - total.log()).squeeze(1)
-    if not with_slope:
-        return log_probs, None
-    slope = odds.div_(-total)
-    slope.scatter_add_(1, index, torch.ones_like(picked))
-    return log_probs, slope.to(hidden.dtype)
+def _normalise(logits: Tensor, targets: Tensor, with_odds: bool) -> tuple[Tensor, Tensor | None]:
+    """log p(target) (N,) and, if asked, softmax (N, V) in the dtype of `logits`, which are overwritten."""
+    dtype, logits = logits.dtype, at_least_float32(logits)
+    # Row by row inside, each row in cache; five passes over the whole chunk cost twice as much.
+    torch.log_softmax(logits, dim=1, out=logits)
+    log_probs = logits.gather(1, targets[:, None]).squeeze(1)
+    return log_probs, logits.exp_().to(dtype) if with_odds else None

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from seektune.ops.expert_routing import Gate, Lora, draw_masks, drop, gate_vjp, gated, sort_by_expert
 
-BLOCK_ROWS = 256
+BLOCK_ROWS = 512
 """Rows gathered, gated and added back at once: few enough for the cache, enough to amortise the calls."""
 
 
@@ -58,9 +58,10 @@ class Product:
 
     def forward(self, block: Block, x_C: Tensor, y_C: Tensor) -> None:
         """Write y of a block's rows, and drop(x) Aᵀ for the backward."""
-        rows = zip(x_C.split(block.counts), y_C.split(block.counts), self._lora_rows(block), strict=True)
-        for expert, slot, (x, y, (low, keep)) in zip(block.experts, block.slots, rows, strict=True):
+        xs, ys = x_C.split(block.counts), y_C.split(block.counts)
+        for expert, x, y in zip(block.experts, xs, ys, strict=True):
             torch.mm(x, self._cast(self.weight[expert]).t(), out=y)
+        for slot, x, y, low, keep in zip(block.slots, xs, ys, *self._lora_rows(block), strict=True):
             if slot >= 0:
                 torch.mm(drop(x, keep, self.call.dropout), self._cast(self.a[slot]).t(), out=low)
                 y.addmm_(low, self._cast(self.b[slot]).t(), alpha=self.call.scaling)
@@ -70,9 +71,11 @@ class Product:
     ) -> Tensor:
         """d_x of a block's rows; writes its experts' matrices of d_a and d_b, where these are wanted."""
         d_x_C = torch.empty_like(x_C)
-        rows = zip(*(t.split(block.counts) for t in (x_C, d_y_C, d_x_C)), self._lora_rows(block), strict=True)
-        for expert, slot, (x, d_y, d_x, (low, keep)) in zip(block.experts, block.slots, rows, strict=True):
+        xs, d_ys, d_xs = (t.split(block.counts) for t in (x_C, d_y_C, d_x_C))
+        for expert, d_y, d_x in zip(block.experts, d_ys, d_xs, strict=True):
             torch.mm(d_y, self._cast(self.weight[expert]), out=d_x)
+        lora_rows = self._lora_rows(block)
+        for slot, x, d_y, d_x, low, keep in zip(block.slots, xs, d_ys, d_xs, *lora_rows, strict=True):
             if slot < 0:
                 continue
             a, b = self._cast(self.a[slot]), self._cast(self.b[slot])
@@ -87,11 +90,12 @@ class Product:
                 d_x += drop(torch.mm(d_low, a), keep, self.call.dropout)
         return d_x_C
 
-    def _lora_rows(self, block: Block) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _lora_rows(self, block: Block) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        """Of each expert: its rows of `low` and of the mask; empty without LoRA."""
         lows = self.low[block.lora_rows].split(block.lora_counts)
         if self.keep is None:
-            return ((low, None) for low in lows)
-        return zip(lows, self.keep[block.lora_rows].split(block.lora_counts), strict=True)
+            return lows, [None] * len(lows)
+        return lows, self.keep[block.lora_rows].split(block.lora_counts)
 
     def _cast(self, matrix: Tensor) -> Tensor:
         return matrix if matrix.dtype == self.call.dtype else matrix.to(self.call.dtype)
