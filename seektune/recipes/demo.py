@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -42,14 +44,8 @@ ADAPTERS: Mapping[Base, AdapterSpec] = MappingProxyType(
         ),
     }
 )
-TRAINING = TrainingConfig(
-    num_train_epochs=1,
-    per_device_train_batch_size=32,
-    learning_rate=1e-3,
-    warmup_ratio=0.06,
-    seed=0,
-)
-PROMPT_PREFIX = "Medical specialty of: "
+TRAINING = TrainingConfig(num_train_epochs=1, per_device_train_batch_size=32, learning_rate=1e-3, seed=0)
+PROMPT_PREFIX = "Department: "
 NEW_QUESTIONS = (
     "My gums bleed whenever I brush. What should be done first?",
     "A woman who is 34 weeks pregnant bleeds without pain. What is the likely cause?",
@@ -62,7 +58,7 @@ def run(
     output_dir: Path = Path("runs/demo"),
     *,
     overwrite: bool = False,
-    train_rows: int = 2000,
+    train_rows: int = 1600,
     held_out_rows: int = 400,
     max_steps: int = -1,
     console: Console | None = None,
@@ -74,6 +70,8 @@ def run(
     """
     console = console or Console()
     bases = chosen(model)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # rows this short keep one thread busy; a second one spins, waiting for it
     console.print(
         "[bold]A medical question in, the right department out.[/] A small model learns it here, on this "
         f"machine: {' and '.join(TITLES[base] for base in bases)}. Nothing leaves the machine; two files "
