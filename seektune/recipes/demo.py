@@ -30,7 +30,7 @@ from seektune.types import Message
 
 TASK = "medical-specialty"
 TITLES: Mapping[Base, str] = MappingProxyType(
-    {"moe": "DeepSeek-V3 mixture of experts, 207M", "dense": "dense Llama, 135M"}
+    {"moe": "DeepSeek-V3 mixture of experts (207M)", "dense": "dense Llama (135M)"}
 )
 ADAPTERS: Mapping[Base, AdapterSpec] = MappingProxyType(
     {
