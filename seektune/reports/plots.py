@@ -64,7 +64,7 @@ def loss_curve(steps: Sequence[StepMetrics]) -> Curve | None:
         smoothed=_path(places, [y(loss) for loss in running_mean(losses, max(len(losses) // 15, 1))]),
         evaluated=tuple((x(at), y(loss), f"held-out loss {loss:.3f}, step {at}") for at, loss in held_out),
         x_ticks=tuple(
-            Tick(x(step), f"{step:g}") for step in nice_ticks(first, last) if first <= step <= last
+            Tick(x(step), f"{step:g}") for step in nice_ticks(first, last, about=5) if first <= step <= last
         ),
         y_ticks=tuple(Tick(y(loss), f"{loss:g}") for loss in ticks),
     )
