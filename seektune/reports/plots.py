@@ -94,7 +94,8 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 def log_ticks(values: Sequence[float], smallest: float = 1e-4) -> list[float]:
     """1, 2 and 5 times powers of ten, from at most the least value (or `smallest`) to above the greatest."""
     low, high = max(min(values), smallest), max(max(values), smallest)
-    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+    # One power more on either side: log10 rounds 9999.999… up to 4.
+    powers = range(math.floor(math.log10(low)) - 1, math.floor(math.log10(high)) + 2)
     marks = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
     above = next(mark for mark in marks if mark > high)
     below = max(mark for mark in marks if mark <= low)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from run_folders import EVALUATION, SCORE, step
 
@@ -55,6 +55,7 @@ def test_ticks_are_few_and_enclose_their_range(low: float, span: float) -> None:
 
 
 @given(st.lists(st.floats(1e-4, 1e6), min_size=1, max_size=9))
+@example([9999.999999999998])
 def test_logarithmic_ticks_enclose_the_values(values: list[float]) -> None:
     ticks = log_ticks(values)
     assert ticks[0] <= min(values)
