@@ -30,7 +30,6 @@ DOORS = {
     "pydantic": {"config"},
     "yaml": {"config"},
     "jinja2": {"data.templates", "reports"},
-    "matplotlib": {"reports"},
     "tokenizers": {"models.tiny"},
     "transformers": {"models", "training.schedule", "generation.cache", "quickstart"},
     "huggingface_hub": {"models.fetch"},
