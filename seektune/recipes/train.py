@@ -16,7 +16,7 @@ from seektune.data.batches import Batches, batches
 from seektune.errors import TrainingError
 from seektune.evaluation.evaluate import verdict
 from seektune.models.load import Loaded, load_model
-from seektune.recipes.evaluate import compare
+from seektune.recipes.evaluate import compare, router_unchanged
 from seektune.recipes.examples import read_examples
 from seektune.recipes.progress import track
 from seektune.recipes.run_folder import open_run
@@ -57,7 +57,8 @@ def run(
     fit(config, loaded, train_rows, held_out, console=console)
     save_adapter(loaded, folder / "adapter")
     spent = time.process_time() - started
-    console.print(f"adapter saved in {folder / 'adapter'}; the frozen base and router are proven unchanged")
+    proven = "base and router" if router_unchanged(folder) else "base"
+    console.print(f"adapter saved in {folder / 'adapter'}; the frozen {proven} proven unchanged")
 
     found = compare(config, loaded, train_rows, held_out, console=console, task=task, cpu_seconds=spent)
     report = write_report(folder, verdicts=[verdict(found)] if found else [])
