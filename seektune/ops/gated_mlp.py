@@ -15,12 +15,10 @@ from torch.autograd.function import once_differentiable
 
 from seektune.ops.lora_linear import (
     Projection,
-    add_input_grad,
     flatten,
-    lora_grads,
     lora_linear_reference,
-    low_grad,
     project,
+    project_backward,
     unflatten,
 )
 from seektune.ops.precision import check_dtype, check_frozen, compute_dtype
@@ -53,34 +51,28 @@ def _linear(x: Tensor, p: Projection) -> Tensor:
 class _GatedMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factors: Any, *tensors: Tensor | None) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        p_gate, p_up, p_down = unflatten(factors, tensors)
-        gate, *of_gate = project(rows, p_gate)
-        up, *of_up = project(rows, p_up)
-        y, *of_down = project(F.silu(gate).mul_(up), p_down)
-        ctx.save_for_backward(x, gate, up, *of_gate, *of_up, *of_down, *tensors)
-        ctx.factors = factors
+        *gate_and_up, down = unflatten(factors, tensors)
+        (gate, up), kept = project(x.reshape(-1, x.shape[-1]), gate_and_up)
+        (y,), kept_down = project(F.silu(gate).mul_(up), [down])
+        ctx.save_for_backward(x, gate, up, *tensors, *kept, *kept_down)
+        ctx.factors, ctx.kept_down = factors, len(kept_down)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, gate, up, low_g, kept_g, low_u, kept_u, low_d, kept_d, *tensors = ctx.saved_tensors
-        p_gate, p_up, p_down = unflatten(ctx.factors, tensors)
-        rows, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        x, gate, up, *saved = ctx.saved_tensors
+        *gate_and_up, down = unflatten(ctx.factors, saved[:12])
+        kept, kept_down = saved[12 : len(saved) - ctx.kept_down], saved[len(saved) - ctx.kept_down :]
 
-        low = low_grad(grad, p_down)
         silu = F.silu(gate)
-        of_down = lora_grads(grad, low, silu * up, low_d, p_down, kept_d) if low is not None else (None, None)
-        d_act = add_input_grad(None, grad, low, p_down, kept_d)
+        grad = grad.reshape(-1, grad.shape[-1])
+        d_act, of_down = project_backward(silu * up, [down], kept_down, [grad], True)
+        assert d_act is not None
         d_up = silu.mul_(d_act)
         d_gate = torch.ops.aten.silu_backward(d_act.mul_(up), gate)
 
-        dx = None
-        gradients: list[Tensor | None] = []
-        for d_y, p, low_y, kept in ((d_gate, p_gate, low_g, kept_g), (d_up, p_up, low_u, kept_u)):
-            low = low_grad(d_y, p)
-            if ctx.needs_input_grad[0]:
-                dx = add_input_grad(dx, d_y, low, p, kept)
-            gradients += [None, None, *lora_grads(d_y, low, rows, low_y, p, kept)]
-        return (None if dx is None else dx.view_as(x), None, *gradients, None, None, *of_down)
+        rows = x.reshape(-1, x.shape[-1])
+        needs_dx = ctx.needs_input_grad[0]
+        dx, of_gate_and_up = project_backward(rows, gate_and_up, kept, [d_gate, d_up], needs_dx)
+        return (None if dx is None else dx.view_as(x), None, *of_gate_and_up, *of_down)

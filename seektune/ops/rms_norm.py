@@ -1,6 +1,6 @@
-"""y = w · x / √(mean(x²) + ε) as one autograd function that keeps one tensor and one number per row.
+"""y = w · x / √(mean(x²) + ε) as one autograd function that keeps x and one number per row.
 
-With ρ = 1 / √(mean(x²) + ε) and n = x ρ:  dx = ρ (g w − n ⟨g w, n⟩ / H). Shapes: T rows, H hidden.
+With ρ = 1 / √(mean(x²) + ε):  dx = ρ g w − x ρ³ ⟨g w, x⟩ / H. Shapes: T rows, H hidden.
 """
 
 from __future__ import annotations
@@ -35,20 +35,17 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = at_least_float32(x)
         rho = wide.pow(2).mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, rho)
         normed = (wide * rho).to(x.dtype)
-        y = normed.mul_(weight) if weight.dtype == x.dtype else normed * weight
-        # The projections behind the norm keep y anyway, and x ρ = y / w: then x need not be kept as well.
-        ctx.from_output = y.dtype == x.dtype == wide.dtype and y.device.type == "cpu" and bool(weight.all())
-        ctx.save_for_backward(y if ctx.from_output else x, weight, rho)
-        ctx.dtype = x.dtype
+        y: Tensor = normed.mul_(weight) if weight.dtype == x.dtype else normed * weight
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        kept, weight, rho = ctx.saved_tensors
-        normed = kept / weight if ctx.from_output else at_least_float32(kept) * rho
-        scaled = grad.to(normed.dtype) * weight
-        inner = torch.linalg.vecdot(scaled, normed).unsqueeze(-1)
-        dx = scaled.addcmul_(normed, inner.div_(-kept.shape[-1])).mul_(rho)
-        return dx.to(ctx.dtype), None, None
+        x, weight, rho = ctx.saved_tensors
+        wide = at_least_float32(x)
+        scaled = grad.to(wide.dtype) * weight
+        inner = torch.linalg.vecdot(scaled, wide).unsqueeze(-1)
+        dx = scaled.mul_(rho).addcmul_(wide, inner.mul_(rho.pow(3)).div_(-x.shape[-1]))
+        return dx.to(x.dtype), None, None

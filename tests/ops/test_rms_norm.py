@@ -47,14 +47,12 @@ def test_the_reference_is_transformers_own_norm():
     assert torch.equal(norm(x), rms_norm_reference(x, weight, 1e-5))
 
 
-def test_float32_keeps_its_output_and_half_precision_its_input():
-    for dtype in (torch.float32, torch.bfloat16):
-        x, weight = problem(4, dtype=dtype)
-        kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
-            y = rms_norm(x, weight, 1e-5)
-        (large,) = (t for t in kept if t.shape == x.shape)
-        assert large.data_ptr() == (y if dtype == torch.float32 else x).data_ptr()
+def test_only_the_input_and_one_number_per_row_are_kept():
+    x, weight = problem(4)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        rms_norm(x, weight, 1e-5)
+    assert sorted(tuple(t.shape) for t in kept) == [(4, 1), (4, H), (H,)]
 
 
 def test_a_weight_with_zeros_is_right():
