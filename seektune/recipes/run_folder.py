@@ -22,8 +22,8 @@ REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "n
 def open_run(config: RunConfig, *, overwrite: bool = False) -> bool:
     """Make `config.output_dir` ready; False when this very run is already finished there.
 
-    Raises ConfigError listing the keys in which a run already there differs, or when the folder holds
-    something else.
+    Raises ConfigError listing the keys in which a run already there differs. A run that ended before its
+    first step (a misspelt target, say) holds nothing to lose and makes way.
     """
     folder = config.output_dir
     if overwrite:
@@ -31,12 +31,12 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> bool:
     recorded = folder / "run.yaml"
     if recorded.exists():
         changed = changed_keys(load_config(recorded), config)
-        if changed:
+        if changed and (folder / "metrics.jsonl").exists():
             listed = "\n  ".join(changed)
             raise ConfigError(
                 f"{folder} holds another run; --overwrite replaces it. What differs:\n  {listed}"
             )
-        if is_finished(folder):
+        if not changed and is_finished(folder):
             return False
         clear(folder)  # begun and not finished: nothing in it can be continued yet
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ def config_in(folder: Path, **training: object) -> RunConfig:
 
 
 def finish(config: RunConfig) -> None:
+    (config.output_dir / "metrics.jsonl").write_text('{"step": 1}\n')
     (config.output_dir / "adapter").mkdir()
     (config.output_dir / "adapter" / "seektune.json").write_text("{}")
 
@@ -51,9 +52,17 @@ def test_a_run_that_died_starts_again_from_nothing(tmp_path: Path) -> None:
 
 
 def test_another_run_in_the_folder_is_an_error_naming_the_changed_keys(tmp_path: Path) -> None:
-    run_folder.open_run(config_in(tmp_path))
+    config = config_in(tmp_path)
+    run_folder.open_run(config)
+    finish(config)
     with pytest.raises(ConfigError, match=r"(?s)--overwrite.*training\.seed: 42 → 7"):
         run_folder.open_run(config_in(tmp_path, seed=7))
+
+
+def test_a_run_that_never_made_a_step_makes_way_for_another(tmp_path: Path) -> None:
+    run_folder.open_run(config_in(tmp_path, seed=7))
+    assert run_folder.open_run(config_in(tmp_path))
+    assert run_folder.read_run(tmp_path / "run").training.seed == 42
 
 
 def test_overwrite_replaces_a_run_and_keeps_what_is_not_its(tmp_path: Path) -> None:
