@@ -15,7 +15,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 SOURCES = [path for path in MODULES if path.name != "__init__.py"]
 
 LEVELS = {
-    "errors": -1, "types": 0, "config": 0,
+    "errors": -1, "types": -1, "config": 0, "runlog": 0,
     "ops": 1, "data": 1, "reports": 1,
     "models": 2,
     "adapters": 3, "quantization": 3,
@@ -40,8 +40,8 @@ DOORS = {
     "packaging": {"recipes.doctor"},
     "rich": {"recipes"},
     "typer": {"cli"},
-    "torch": set(LEVELS) - {"types", "config", "errors", "cli", "reports", "__main__", "__init__"},
-    "numpy": set(LEVELS) - {"types", "config", "errors", "cli", "__main__", "__init__"},
+    "torch": set(LEVELS) - {"types", "config", "errors", "runlog", "cli", "reports", "__main__", "__init__"},
+    "numpy": set(LEVELS) - {"types", "config", "errors", "runlog", "cli", "__main__", "__init__"},
 }
 TYPE_ONLY = {"types", "__init__"}  # may name torch and rooms above, for type checkers only
 MAX_FILE, MAX_FUNCTION, MAX_RECIPE = 300, 60, 150

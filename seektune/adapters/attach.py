@@ -80,15 +80,21 @@ def activate(loaded: Loaded, name: str | None) -> None:
 @contextmanager
 def disabled(loaded: Loaded) -> Iterator[None]:
     """The base's own outputs within the block; the active adapter is active again after it."""
-    wrappers = wrappers_of(loaded.model).values()
+    with at_work(list(wrappers_of(loaded.model).values()), None):
+        yield
+
+
+@contextmanager
+def at_work(wrappers: Sequence[Wrapper], name: str | None) -> Iterator[None]:
+    """The adapter `name` computes within the block, None the base alone; what trains is not touched."""
     before = [wrapper.active for wrapper in wrappers]
     for wrapper in wrappers:
-        wrapper.active = None
+        wrapper.active = name if name is not None and name in wrapper.deltas else None
     try:
         yield
     finally:
-        for wrapper, name in zip(wrappers, before, strict=True):
-            wrapper.active = name
+        for wrapper, active in zip(wrappers, before, strict=True):
+            wrapper.active = active
 
 
 def adapters(loaded: Loaded) -> tuple[str, ...]:

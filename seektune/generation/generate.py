@@ -10,7 +10,7 @@ from typing import cast, overload
 
 import torch
 
-from seektune.adapters.attach import Wrapper, active_adapter, adapters, wrappers_of
+from seektune.adapters.attach import Wrapper, active_adapter, adapters, at_work, wrappers_of
 from seektune.data.templates import prompt_ids
 from seektune.errors import AdapterError, ConfigError, ModelError
 from seektune.generation.sampling import next_token
@@ -146,16 +146,13 @@ def _answering(loaded: Loaded, wrappers: list[Wrapper], name: str | None) -> Ite
     """Evaluation mode with the adapter `name` at work; mode and adapter are as before afterwards."""
     if name is not None and name not in adapters(loaded):
         raise AdapterError(f"the adapter {name!r} was detached while it was answering")
-    was_training, before = loaded.model.training, [wrapper.active for wrapper in wrappers]
+    was_training = loaded.model.training
     if was_training:
         loaded.model.eval()
-    for wrapper in wrappers:
-        wrapper.active = name if name is not None and name in wrapper.deltas else None
     try:
-        yield
+        with at_work(wrappers, name):
+            yield
     finally:
-        for wrapper, active in zip(wrappers, before, strict=True):
-            wrapper.active = active
         if was_training:
             loaded.model.train()
 

@@ -25,7 +25,7 @@ from seektune.recipes import train
 from seektune.recipes.adapted import open_adapted
 from seektune.reports.html import write_report
 from seektune.reports.summary import summarise
-from seektune.training.runlog import write_json
+from seektune.runlog import write_json
 from seektune.types import Message
 
 TASK = "medical-specialty"

@@ -15,7 +15,7 @@ from seektune.models.load import Loaded
 from seektune.recipes.adapted import open_adapted
 from seektune.recipes.examples import read_examples
 from seektune.recipes.run_folder import read_run
-from seektune.training.runlog import write_json
+from seektune.runlog import write_json
 from seektune.types import Evaluation, Example, Score
 
 

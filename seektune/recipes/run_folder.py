@@ -12,7 +12,7 @@ from typing import Any
 
 from seektune.config import RunConfig, dump_config, load_config, resolved
 from seektune.errors import ConfigError
-from seektune.training.runlog import write_json
+from seektune.runlog import write_json
 
 FILES = ("run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "evaluation.json", "report.html")
 FOLDERS = ("checkpoints", "adapter", "data")

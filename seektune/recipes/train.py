@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from seektune import runlog
 from seektune.adapters.attach import attach
 from seektune.adapters.inventory import inventory
 from seektune.adapters.store import save_adapter
@@ -21,7 +22,6 @@ from seektune.recipes.examples import read_examples
 from seektune.recipes.progress import track
 from seektune.recipes.run_folder import open_run
 from seektune.reports.html import write_report
-from seektune.training import runlog
 from seektune.training.loop import train
 from seektune.training.schedule import planned_steps
 from seektune.training.world import world

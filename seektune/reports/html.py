@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from seektune.reports.plots import accuracy_bars, loss_curve
 from seektune.reports.summary import Summary, summarise
+from seektune.runlog import write_text
 
 CHECKS = {
     "table": "Every asked-for module carries an adapter, and no other",
@@ -27,9 +28,7 @@ def write_report(folder: Path | str, runs: Sequence[Path] = (), *, verdicts: Seq
     """
     summaries = [summarise(run) for run in runs or [Path(folder)]]
     path = Path(folder) / "report.html"
-    draft = path.with_name(".report.html.tmp")
-    draft.write_text(render(summaries, verdicts), encoding="utf-8")
-    draft.replace(path)
+    write_text(path, render(summaries, verdicts))
     return path
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seektune import runlog
 from seektune.types import Evaluation, InventoryRow, Score, StepMetrics
 
 
@@ -43,11 +44,7 @@ def summarise(folder: Path | str) -> Summary:
     """Read run.yaml, environment.json, inventory.json, metrics.jsonl and evaluation.json, as far as there."""
     folder = Path(folder)
     inventory = _json(folder / "inventory.json") or {}
-    lines = (
-        (folder / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)
-        if (folder / "metrics.jsonl").exists()
-        else []
-    )
+    metrics = folder / "metrics.jsonl"
     config = folder / "run.yaml"
     return Summary(
         name=folder.resolve().name,
@@ -56,19 +53,13 @@ def summarise(folder: Path | str) -> Summary:
         inventory=tuple(InventoryRow(**row) for row in inventory.get("rows", ())),
         total_parameters=inventory.get("total_parameters", 0),
         checks=inventory.get("checks", {}),
-        steps=tuple(_step(line) for line in lines if line.endswith("\n")),  # a killed run may cut the last
+        steps=runlog.read(metrics) if metrics.exists() else (),
         evaluations=tuple(_evaluation(entry) for entry in _json(folder / "evaluation.json") or ()),
     )
 
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8")) if path.exists() else None
-
-
-def _step(line: str) -> StepMetrics:
-    fields = json.loads(line)
-    fields.pop("tokens_per_second", None)
-    return StepMetrics(**fields)
 
 
 def _evaluation(entry: dict[str, Any]) -> Evaluation:

@@ -16,7 +16,7 @@ from seektune.adapters.inventory import Gate
 from seektune.config import TrainingConfig, validated
 from seektune.errors import TrainingError
 from seektune.models.load import Loaded
-from seektune.training.runlog import write_json
+from seektune.runlog import write_json
 from seektune.training.schedule import planned_steps
 from seektune.training.trainer import Trainer
 from seektune.training.window import windows

@@ -1,4 +1,4 @@
-"""A run's records: one JSON line per optimiser step, and JSON files that are whole or absent."""
+"""A run's records: one JSON line per optimiser step, and files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ def read(path: Path | str) -> tuple[StepMetrics, ...]:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as JSON in one move: a reader sees the old file or the new one, never a part."""
+    """Write `value` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file in one move: a reader sees the old one or the new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.errors import TrainingError
-from seektune.training.runlog import append, read, write_json
+from seektune.runlog import append, read, write_json
 from seektune.types import StepMetrics
 
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
