@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from seektune.adapters.attach import attach, detach
     from seektune.adapters.inventory import inventory
     from seektune.adapters.store import load_adapter, save_adapter
-    from seektune.config import AdapterSpec
+    from seektune.config.adapter import AdapterSpec
     from seektune.data.batches import batches
     from seektune.data.formats import read_records
     from seektune.generation.generate import generate
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AdapterSpec": "seektune.config",
+    "AdapterSpec": "seektune.config.adapter",
     "attach": "seektune.adapters.attach",
     "batches": "seektune.data.batches",
     "detach": "seektune.adapters.attach",

@@ -59,7 +59,7 @@ def init(
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
     """Train an adapter, prove what trained, evaluate it and write a report."""
-    from seektune.config import load_config
+    from seektune.config.run import load_config
     from seektune.recipes import train as recipe
 
     recipe.run(load_config(config, overrides or ()), overwrite=overwrite)

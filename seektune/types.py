@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,11 +15,25 @@ IGNORE = -100
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function an assistant asks for; `arguments` is JSON text, as it was given."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is system, user or assistant."""
+    """One turn of a conversation; `role` is system, user, assistant or tool.
+
+    In `content`, `<image>` marks the place of an image, and an assistant's reasoning stands in front as
+    `<think>…</think>`. `weight` multiplies the turn's loss; None leaves that to what is trained.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +41,16 @@ class Example:
     """One conversation to learn from or to be asked.
 
     `options` are the candidate assistant answers of a closed question, `answer` the index of the right
-    one; both are empty for open text. `row_id` is `file:line`.
+    one; both are empty for open text. `row_id` is `file:line`. `tools` is a JSON list of function schemas,
+    `images` has one path per `<image>` mark.
     """
 
     messages: tuple[Message, ...]
     row_id: str
     options: tuple[str, ...] = ()
     answer: int | None = None
+    tools: str = ""
+    images: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -42,13 +59,32 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One tokenised example: `targets[i]` is the token expected after `input_ids[: i + 1]`, or IGNORE."""
+class Pair:
+    """A preferred and a rejected answer to one prompt; rated answers (KTO) have only one of the two."""
 
-    input_ids: tuple[int, ...]
-    targets: tuple[int, ...]
+    prompt: tuple[Message, ...]
+    chosen: Message | None
+    rejected: Message | None
     row_id: str
-    weight: float = 1.0
+    tools: str = ""
+    images: tuple[str, ...] = ()
+
+
+Row = Example | Pair
+"""What one usable record becomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One tokenised example: `targets[i]` is the token expected after `input_ids[: i + 1]`, or IGNORE.
+
+    `weight` multiplies the loss of every position, or gives each position its own.
+    """
+
+    input_ids: Sequence[int]
+    targets: Sequence[int]
+    row_id: str
+    weight: float | Sequence[float] = 1.0
 
     def __len__(self) -> int:
         return len(self.input_ids)

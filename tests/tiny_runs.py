@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from seektune.config import RunConfig, validated
+from seektune.config.run import RunConfig
+from seektune.config.section import validated
 
 
 def write_rows(path: Path, count: int = 40) -> Path:

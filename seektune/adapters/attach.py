@@ -15,7 +15,7 @@ from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.fused import fuse, unfuse
 from seektune.adapters.lowrank import LowRank
 from seektune.adapters.wrap import AdaptedExperts, AdaptedLinear, Experts
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.errors import AdapterError, TargetError
 from seektune.models.load import Loaded
 from seektune.models.sites import Site, find_sites

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.lowrank import LowRank
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 
 PREFIX = "base_model.model."
 VERSION = "0.21.2"

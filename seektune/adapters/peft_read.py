@@ -14,7 +14,8 @@ from seektune.adapters.attach import Delta, new_delta
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.peft_layout import Targets, matches, parts_of, targets_of, unsupported
 from seektune.adapters.wrap import AdaptedLinear
-from seektune.config import AdapterSpec, validated
+from seektune.config.adapter import AdapterSpec
+from seektune.config.section import validated
 from seektune.errors import AdapterError, ConfigError
 from seektune.models.load import Loaded
 from seektune.models.sites import Site, all_sites

@@ -25,7 +25,8 @@ from seektune.adapters.attach import Delta, add_deltas, check_name, deltas_of, p
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.peft_layout import config_of, parts_of
 from seektune.adapters.peft_read import linears_of, peft_deltas, refuse_differences, refuse_rank
-from seektune.config import AdapterSpec, validated
+from seektune.config.adapter import AdapterSpec
+from seektune.config.section import validated
 from seektune.errors import AdapterError, ConfigError
 from seektune.models.load import Loaded
 from seektune.models.sites import all_sites

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import EllipsisType
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import torch
 
@@ -18,7 +18,7 @@ from seektune.generation.streaming import decode, text_pieces
 from seektune.models.load import Loaded
 from seektune.types import Completion, Message
 
-Prompt = str | Sequence[Message | Mapping[str, str]]
+Prompt = str | Sequence[Message | Mapping[str, Any]]
 """Text to continue as it stands, or a conversation to answer: messages, also as {"role", "content"}."""
 
 

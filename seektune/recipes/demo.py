@@ -14,7 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from seektune.config import AdapterSpec, DataConfig, EvalConfig, RunConfig, SourceConfig, TrainingConfig
+from seektune.config.adapter import AdapterSpec
+from seektune.config.data import DataConfig, EvalConfig, SourceConfig
+from seektune.config.run import RunConfig
+from seektune.config.training import TrainingConfig
 from seektune.errors import ConfigError
 from seektune.evaluation.evaluate import verdict
 from seektune.generation.generate import generate

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from seektune.config import RunConfig
+from seektune.config.run import RunConfig
 from seektune.evaluation.evaluate import evaluate, verdict
 from seektune.models.load import Loaded
 from seektune.recipes.adapted import open_adapted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from seektune.config import RunConfig
+from seektune.config.run import RunConfig
 from seektune.data.formats import read_records
 from seektune.data.split import split
 from seektune.types import Example
@@ -14,11 +14,11 @@ def read_examples(config: RunConfig) -> tuple[list[Example], list[Example]]:
     """The training rows, and the held-out rows: a file of their own, a fraction, or none."""
     train: list[Example] = []
     for form, sources in groupby(config.data.train, key=lambda source: source.format):
-        paths = [source.path for source in sources]
+        paths = [str(source.path) for source in sources]
         train += read_records(paths, format=form, prompt_prefix=config.data.prompt_prefix)
     if config.data.eval.path is not None:
         held_out = read_records(
-            [config.data.eval.path], prompt_prefix=config.data.prompt_prefix, labels=labels_of(train)
+            config.data.eval.path, prompt_prefix=config.data.prompt_prefix, labels=labels_of(train)
         )
         return train, held_out
     if config.data.eval.fraction is not None:

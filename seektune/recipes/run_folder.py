@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from seektune.config import RunConfig, dump_config, load_config, resolved
+from seektune.config.run import RunConfig, dump_config, load_config, resolved
 from seektune.errors import ConfigError
 from seektune.runlog import write_json
 

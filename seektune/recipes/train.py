@@ -12,7 +12,7 @@ from seektune import runlog
 from seektune.adapters.attach import attach
 from seektune.adapters.inventory import inventory
 from seektune.adapters.store import save_adapter
-from seektune.config import RunConfig
+from seektune.config.run import RunConfig
 from seektune.data.batches import Batches, batches
 from seektune.errors import TrainingError
 from seektune.evaluation.evaluate import verdict

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from seektune.adapters.inventory import Gate
-from seektune.config import TrainingConfig, validated
+from seektune.config.section import validated
+from seektune.config.training import TrainingConfig
 from seektune.errors import TrainingError
 from seektune.models.load import Loaded
 from seektune.runlog import write_json

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from seektune.adapters.inventory import Gate
-from seektune.config import TrainingConfig
+from seektune.config.training import TrainingConfig
 from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
 from seektune.training.optim import adamw

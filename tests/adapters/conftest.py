@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seektune.adapters.attach import attach
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.models.load import Loaded, load_model
 
 Build = Callable[..., Loaded]

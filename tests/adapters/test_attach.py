@@ -24,7 +24,7 @@ from seektune.adapters.attach import (
 )
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.store import load_adapter, save_adapter
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.errors import AdapterError, TargetError
 from seektune.models.load import Loaded, load_model
 from seektune.models.tiny import TINY

@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from seektune.adapters.attach import attach, detach, disabled
 from seektune.adapters.fused import FusedAttention, FusedMLP, FusedNorm, fuse, unfuse
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.errors import ModelError
 from seektune.models.load import Loaded, load_model
 

@@ -15,7 +15,7 @@ from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.inventory import Gate, inventory
 from seektune.adapters.lowrank import LowRank
 from seektune.adapters.store import load_adapter, save_adapter
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.errors import GateError
 from seektune.models.load import Loaded, load_model
 

@@ -10,7 +10,7 @@ import torch
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.lowrank import LowRank
 from seektune.adapters.peft_layout import config_of, matches, parts_of, targets_of, unsupported
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 
 SITE = "model.layers.1.mlp.experts"
 LINEARS = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seektune.adapters.attach import active_adapter, adapters, deltas_of, disabled, spec_of
 from seektune.adapters.store import COMPACT, CONFIG, MANIFEST, WEIGHTS, load_adapter, save_adapter
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.errors import AdapterError
 from seektune.models.load import Loaded, load_model
 from seektune.models.tiny import tiny_model

@@ -10,7 +10,7 @@ import torch
 
 from seektune.adapters.attach import activate, attach
 from seektune.adapters.inventory import inventory
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.errors import AdapterError, DataError
 from seektune.evaluation.compare import mcnemar, wilson
 from seektune.evaluation.evaluate import evaluate, verdict

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seektune.adapters.attach import activate, active_adapter, attach
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.data.templates import prompt_ids
 from seektune.errors import AdapterError, ConfigError, ModelError
 from seektune.generation.generate import encode_prompt, generate, stop_ids, stream

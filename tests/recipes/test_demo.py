@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from seektune.config import load_config
+from seektune.config.run import load_config
 from seektune.errors import ConfigError
 from seektune.quickstart import medical
 from seektune.quickstart.medical import Question

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seektune.config import TrainingConfig, load_config
+from seektune.config.run import load_config
+from seektune.config.training import TrainingConfig
 from seektune.errors import ConfigError
 from seektune.recipes import init
 

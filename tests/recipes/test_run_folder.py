@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from seektune.config import RunConfig, load_config, validated
+from seektune.config.run import RunConfig, load_config
+from seektune.config.section import validated
 from seektune.errors import ConfigError
 from seektune.recipes import run_folder
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from tiny_runs import tiny_config, write_rows
 
-from seektune.config import load_config
+from seektune.config.run import load_config
 from seektune.errors import ConfigError, DataError
 from seektune.recipes import train
 

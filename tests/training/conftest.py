@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from seektune.adapters.attach import attach
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.data.batches import collate
 from seektune.models.load import Loaded, load_model
 from seektune.types import IGNORE, Batch, Sample

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from seektune.config import TrainingConfig
+from seektune.config.training import TrainingConfig
 from seektune.errors import ConfigError, GateError, NonFiniteError, TrainingError
 from seektune.models.load import Loaded, load_model
 from seektune.models.tiny import TINY
@@ -162,7 +162,7 @@ def test_closing_early_runs_the_end_check_too(rows: Any, adapted: Adapted, tmp_p
 def test_a_run_still_open_when_the_interpreter_exits_ends_in_order(tmp_path: Path) -> None:
     script = f"""
 from seektune.adapters.attach import attach
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.data.batches import Batches
 from seektune.models.load import load_model
 from seektune.training.loop import train
@@ -205,7 +205,7 @@ WORKER = """
 import json, sys
 import torch
 from seektune.adapters.attach import attach
-from seektune.config import AdapterSpec
+from seektune.config.adapter import AdapterSpec
 from seektune.data.batches import Batches
 from seektune.models.load import load_model
 from seektune.training.loop import train

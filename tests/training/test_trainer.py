@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seektune.adapters.inventory import Gate
-from seektune.config import TrainingConfig
+from seektune.config.training import TrainingConfig
 from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
 from seektune.training.trainer import Trainer

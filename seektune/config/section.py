@@ -1,0 +1,57 @@
+"""What every section of the configuration shares: strict keys, coerced values, errors that name the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from seektune.errors import ConfigError
+
+S = TypeVar("S", bound="Section")
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values are coerced, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def listed(value: Any) -> Any:
+    """A list as it is, anything else as the only element of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def validated(section: type[S], tree: dict[str, Any], where: str) -> S:
+    """Build `section` from plain values; one ConfigError names everything that is wrong in `where`."""
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(section, dict(problem)) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "\n  ".join(["", *lines]).lstrip("\n ")) from None
+
+
+def _explain(section: type[Section], problem: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
+    known = _known_keys(section, problem["loc"][:-1])
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"{place}: unknown key; {hint}"
+
+
+def _known_keys(section: type[Section], path: Sequence[int | str]) -> list[str]:
+    for part in path:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for found in map(_section_in, get_args(annotation)) if found), None)
