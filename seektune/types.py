@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 IGNORE = -100
 """Target value that carries no loss, as in torch and transformers."""
@@ -81,10 +82,10 @@ class Sample:
     `weight` multiplies the loss of every position, or gives each position its own.
     """
 
-    input_ids: Sequence[int]
-    targets: Sequence[int]
+    input_ids: Sequence[int] | NDArray[Any]
+    targets: Sequence[int] | NDArray[Any]
     row_id: str
-    weight: float | Sequence[float] = 1.0
+    weight: float | Sequence[float] | NDArray[Any] = 1.0
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import torch
 
-from seektune.data.packing import best_fit, in_order
+from seektune.data.packing import Ints, Plan, in_order, packed, shuffled
+from seektune.data.prepared import SampleTable
 from seektune.data.templates import to_sample
 from seektune.errors import DataError
 from seektune.types import IGNORE, Batch, Chat, Example, Sample
@@ -26,7 +28,7 @@ class Batches:
     token-weighted loss over all ranks is the loss over the rows.
     """
 
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     too_long: tuple[str, ...]
     batch_size: int
     pack_tokens: int | None
@@ -41,29 +43,45 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """The batches of epoch `index`; without shuffling every epoch is the same."""
-        rows = self._rows(index)
-        for position in range(self.rank, len(self) * self.world_size, self.world_size):
-            samples = [self.samples[member] for member in rows[position % len(rows)]]
-            filler = position >= len(rows)
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `index` from position `start` on; unshuffled, every epoch is the same.
+
+        (seed, index, start) is all the state there is: the order needs nothing else to be taken up again.
+        """
+        plan = self._plan(index)
+        for position in range(
+            self.rank + start * self.world_size, len(self) * self.world_size, self.world_size
+        ):
+            samples = [self.samples[member] for member in plan.row(position % plan.rows)]
+            filler = position >= plan.rows
             yield collate([replace(sample, weight=0.0) for sample in samples] if filler else samples)
+
+    @property
+    def fill(self) -> float:
+        """Tokens over the room for them in packed rows; 1 where rows have no budget."""
+        if self.pack_tokens is None:
+            return 1.0
+        return float(self.lengths.sum()) / (self.pack_tokens * self._row_count)
 
     @cached_property
     def _row_count(self) -> int:
-        return len(self._rows(0))  # packing depends on the lengths alone: the same in every epoch
+        return self._plan(0).rows  # packing depends on the lengths alone: the same in every epoch
 
-    def _rows(self, epoch: int) -> list[list[int]]:
-        generator = random.Random(f"{self.seed} {epoch}")
-        order = list(range(len(self.samples)))
-        if self.shuffle:
-            generator.shuffle(order)
+    @cached_property
+    def lengths(self) -> Ints:
+        """(N,) input tokens of each sample."""
+        if isinstance(self.samples, SampleTable):
+            return self.samples.lengths
+        return np.fromiter(map(len, self.samples), np.int64, len(self.samples))
+
+    def _plan(self, epoch: int) -> Plan:
+        generator = np.random.default_rng((abs(self.seed), self.seed < 0, epoch))
+        count = len(self.samples)
+        order = generator.permutation(count) if self.shuffle else np.arange(count)
         if self.pack_tokens is None:
             return in_order(order, self.batch_size)
-        rows = best_fit(order, [len(sample) for sample in self.samples], self.pack_tokens)
-        if self.shuffle:
-            generator.shuffle(rows)
-        return rows
+        plan = packed(order, self.lengths, self.pack_tokens)
+        return shuffled(plan, generator) if self.shuffle else plan
 
 
 def batches(
@@ -94,27 +112,37 @@ def batches(
             f"all {len(samples)} rows are longer than max_length {max_length}; "
             f"the shortest has {min(map(len, samples)) + 1} tokens"
         )
-    longest = max(kept, key=len)
-    if pack_tokens is not None and len(longest) > pack_tokens:
+    made = Batches(kept, too_long, batch_size, pack_tokens, seed, rank, world_size, shuffle)
+    check_budget(made)
+    return made
+
+
+def check_budget(made: Batches) -> None:
+    """Raise DataError naming the longest sample where it exceeds `pack_tokens`."""
+    longest = int(made.lengths.argmax())
+    length = int(made.lengths[longest])
+    if made.pack_tokens is not None and length > made.pack_tokens:
         raise DataError(
-            f"{longest.row_id} has {len(longest)} tokens, more than pack_tokens {pack_tokens}: "
+            f"{made.samples[longest].row_id} has {length} tokens, more than pack_tokens {made.pack_tokens}: "
             "raise pack_tokens or lower max_length"
         )
-    return Batches(kept, too_long, batch_size, pack_tokens, seed, rank, world_size, shuffle)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """One ragged row of the samples in order; positions without a target weigh nothing."""
     lengths = [len(sample) for sample in samples]
-    targets = torch.tensor([list(chain.from_iterable(sample.targets for sample in samples))])
-    weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float32).repeat_interleave(
-        torch.tensor(lengths)
-    )
+    targets = _joined([sample.targets for sample in samples], np.int64)
+    weights = _joined([np.broadcast_to(sample.weight, len(sample)) for sample in samples], np.float32)
     return Batch(
-        input_ids=torch.tensor([list(chain.from_iterable(sample.input_ids for sample in samples))]),
+        input_ids=_joined([sample.input_ids for sample in samples], np.int64),
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
         cu_seqlens=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
         targets=targets,
         weights=weights.where(targets != IGNORE, 0.0),
         row_ids=tuple(sample.row_id for sample in samples),
     )
+
+
+def _joined(parts: Iterable[Any], dtype: type) -> torch.Tensor:
+    """(1, T)."""
+    return torch.from_numpy(np.concatenate([np.asarray(part, dtype) for part in parts]))[None]

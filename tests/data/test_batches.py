@@ -90,6 +90,14 @@ def test_the_order_does_not_depend_on_the_number_of_ranks(
     assert together[: len(alone)] == alone
 
 
+@given(some_lengths, groupings, st.integers(1, 3), st.integers(0, 20))
+def test_an_epoch_can_be_taken_up_at_any_position(
+    lengths: list[int], grouping: dict[str, int], world_size: int, start: int
+) -> None:
+    source = of_lengths(lengths, **grouping, world_size=world_size, rank=world_size - 1)
+    assert rows_of(source.epoch(2, start)) == rows_of(source.epoch(2))[start:]
+
+
 def test_seed_and_epoch_both_change_the_order_and_no_shuffle_keeps_it() -> None:
     lengths = [2] * 30
     orders = {

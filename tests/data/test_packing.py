@@ -5,18 +5,23 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.data.formats import read_records
-from seektune.data.packing import best_fit, in_order
+from seektune.data.packing import Plan, best_fit, in_order, packed, shuffled
 
 lengths_of = st.lists(st.integers(1, 50), max_size=80)
 
 
+def rows_of(plan: Plan) -> list[list[int]]:
+    return [plan.row(index) for index in range(plan.rows)]
+
+
 @given(st.permutations(range(17)), st.integers(1, 20))
 def test_rows_in_order_are_the_order_cut_into_pieces(order: list[int], size: int) -> None:
-    rows = in_order(order, size)
+    rows = rows_of(in_order(np.array(order), size))
     assert [index for row in rows for index in row] == order
     assert all(len(row) == size for row in rows[:-1])
     assert not rows or 0 < len(rows[-1]) <= size
@@ -55,6 +60,26 @@ def test_the_order_never_changes_how_many_rows_there_are(
     expected = len(best_fit(order, lengths, budget))
     generator.shuffle(order)
     assert len(best_fit(order, lengths, budget)) == expected
+
+
+@given(lengths_of, st.integers(50, 120), st.integers(1, 90), st.integers(0, 9))
+def test_a_packed_plan_places_every_sample_once_whatever_the_window(
+    lengths: list[int], budget: int, window: int, seed: int
+) -> None:
+    ranks = [np.random.default_rng(seed + i).permutation(len(lengths)) for i in range(2)]
+    plans = [packed(rank, np.array(lengths, np.int64), budget, window) for rank in ranks]
+    assert plans[0].rows == plans[1].rows
+    for row in rows_of(plans[0]):
+        assert 0 < sum(lengths[index] for index in row) <= budget
+        assert max(row) // window == min(row) // window
+    assert sorted(plans[0].members.tolist()) == list(range(len(lengths)))
+
+
+@given(lengths_of, st.integers(0, 9))
+def test_shuffling_a_plan_keeps_its_rows(lengths: list[int], seed: int) -> None:
+    plan = packed(np.arange(len(lengths)), np.array(lengths, np.int64), 60)
+    mixed = rows_of(shuffled(plan, np.random.default_rng(seed)))
+    assert sorted(mixed) == sorted(rows_of(plan))
 
 
 def test_short_samples_fill_the_holes_that_long_ones_leave() -> None:
