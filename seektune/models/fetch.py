@@ -20,8 +20,10 @@ _SMALL = ["*.json", "*.jinja", "*.model", "merges.txt"]  # configuration and tok
 _WEIGHTS = ["*.safetensors"]
 
 
-def local_folder(source: str) -> Path:
+def local_folder(source: str, *, weights: bool = True) -> Path:
     """The folder of a checkpoint: a path as it is, `org/name` through the hub, `modelscope:org/name`.
+
+    Without `weights` only configuration and tokenizer are fetched.
 
     Raises ModelError for what cannot be a model's name, OfflineError when it cannot be fetched.
     """
@@ -29,21 +31,21 @@ def local_folder(source: str) -> Path:
     if source and folder.is_dir():
         return folder
     if source.startswith(_MODELSCOPE):
-        return _from_modelscope(source.removeprefix(_MODELSCOPE))
+        return _from_modelscope(source.removeprefix(_MODELSCOPE), weights)
     if not _HUB_ID.fullmatch(source) or source.startswith("."):
         raise ModelError(
             f"there is no folder {source}; base_model is a folder, tiny/<name>, a hub id org/name "
             "or modelscope:org/name"
         )
-    return _from_hub(source)
+    return _from_hub(source, weights)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, weights: bool) -> Path:
     try:
         # The configuration first: an unsupported model is refused before its weights are fetched.
         folder = Path(snapshot_download(name, allow_patterns=_SMALL))
         family_of(read_config(folder)["model_type"])
-        return Path(snapshot_download(name, allow_patterns=_SMALL + _WEIGHTS))
+        return Path(snapshot_download(name, allow_patterns=_SMALL + _WEIGHTS)) if weights else folder
     except RepositoryNotFoundError:  # gated models included
         raise ModelError(
             f"{name} is neither a folder here nor an open model on {constants.ENDPOINT}"
@@ -52,13 +54,14 @@ def _from_hub(name: str) -> Path:
         raise _offline(name, constants.ENDPOINT) from error
 
 
-def _from_modelscope(name: str) -> Path:
+def _from_modelscope(name: str, weights: bool) -> Path:
     try:
         modelscope = importlib.import_module("modelscope")
     except ImportError:
         raise ModelError(f"{_MODELSCOPE}{name} needs the ModelScope client: pip install modelscope") from None
     try:
-        return Path(modelscope.snapshot_download(name, allow_patterns=_SMALL + _WEIGHTS))
+        wanted = _SMALL + _WEIGHTS if weights else _SMALL
+        return Path(modelscope.snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise _offline(name, "ModelScope") from error
 

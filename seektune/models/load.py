@@ -14,7 +14,6 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     FineGrainedFP8Config,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,14 +23,13 @@ from transformers.utils import logging as transformers_logging
 from seektune.errors import ModelError
 from seektune.models.backends import install
 from seektune.models.cast import cast
+from seektune.models.chat import explained, load_tokenizer
 from seektune.models.checkpoint import dequantised_bytes, read_config
 from seektune.models.families import Family, family_of
 from seektune.models.fetch import local_folder
 from seektune.models.identity import checkpoint_identity, model_identity
-from seektune.models.tiny import tiny_model
+from seektune.models.tiny import PREFIX, tiny_model
 
-_TINY = "tiny/"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _log = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ def load_model(
     """
     source = str(source)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if source.startswith(_TINY):
+    if source.startswith(PREFIX):
         loaded = _load_tiny(source, _dtype(dtype), dequantize, seed)
         loaded.model.to(place)
     else:
@@ -87,7 +85,7 @@ def load_model(
 def _load_tiny(source: str, dtype: torch.dtype | None, dequantize: bool, seed: int) -> Loaded:
     if dequantize:
         raise ModelError(f"dequantize: true has no effect on {source}, which is not quantised: remove it")
-    model, tokenizer = tiny_model(source.removeprefix(_TINY), seed)
+    model, tokenizer = tiny_model(source.removeprefix(PREFIX), seed)
     family = family_of(model.config.model_type)
     identity = model_identity(model)
     if dtype is not None:
@@ -110,7 +108,7 @@ def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place
     if place.type != "cpu":
         options["device_map"] = {"": place}
     model_class = AutoModelForImageTextToText if "vision" in family.groups else AutoModelForCausalLM
-    with _explained(f"{folder} does not load as {family.model_type}"), _bar_in_a_terminal_only():
+    with explained(f"{folder} does not load as {family.model_type}"), _bar_in_a_terminal_only():
         model, report = model_class.from_pretrained(
             folder,
             local_files_only=True,
@@ -122,7 +120,7 @@ def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place
     _refuse_differences(folder, report)
     if dequantize:
         cast(model, options["dtype"])  # what was not fp8 came in the dtype it is stored in
-    return Loaded(model, _tokenizer(folder), family, identity, source)
+    return Loaded(model, load_tokenizer(folder), family, identity, source)
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype | None:
@@ -171,13 +169,6 @@ def _refuse_differences(folder: Path, report: dict[str, Any]) -> None:
         )
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        return None
-    with _explained(f"the tokenizer of {folder} does not load (without its files the model loads alone)"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
 @contextmanager
 def _bar_in_a_terminal_only() -> Iterator[None]:
     """transformers' loading bar is for eyes: off where standard error is piped."""
@@ -189,11 +180,3 @@ def _bar_in_a_terminal_only() -> Iterator[None]:
     finally:
         if hide:
             transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # transformers and tokenizers raise whatever a wrong file leads them to
-        raise ModelError(f"{what}: {error}") from error

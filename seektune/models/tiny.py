@@ -18,8 +18,9 @@ from transformers import (
 from seektune.data.templates import TEMPLATES
 from seektune.errors import ModelError
 from seektune.models.cast import cast
-from seektune.models.families import family_of
+from seektune.models.families import Family, family_of
 
+PREFIX = "tiny/"
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 _CHAT_TOKENS = ("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<image_placeholder>")
 _VOCABULARY = 3 + 256 + len(_CHAT_TOKENS)  # ids 0 1 2 as DeepSeek's, then the bytes, then the chat tokens
@@ -126,11 +127,7 @@ def tiny_model(
 
     The weights depend on (name, seed) only and the global random state is left alone.
     """
-    if name not in _CONFIGS:
-        near = difflib.get_close_matches(name, TINY, n=1)
-        hint = f"; did you mean tiny/{near[0]}?" if near else ""
-        raise ModelError(f"there is no tiny/{name}{hint} (there are: {', '.join(TINY)})")
-    model_type, settings = _CONFIGS[name]
+    model_type, settings = _config(name)
     config = AutoConfig.for_model(model_type, **settings)
     build = AutoModelForImageTextToText if "vision_config" in settings else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
@@ -138,7 +135,13 @@ def tiny_model(
         model = build.from_config(config, dtype=torch.float32)
         _spread(model)
     cast(model, dtype)
-    return model.eval(), byte_tokenizer(TEMPLATES[family_of(model_type).template])
+    return model.eval(), tiny_tokenizer(name)[0]
+
+
+def tiny_tokenizer(name: str) -> tuple[PreTrainedTokenizerFast, Family]:
+    """The byte tokenizer of `tiny/<name>`, with the template of its family, and the family."""
+    family = family_of(_config(name)[0])
+    return byte_tokenizer(TEMPLATES[family.template]), family
 
 
 def byte_tokenizer(chat_template: str) -> PreTrainedTokenizerFast:
@@ -162,6 +165,14 @@ def byte_tokenizer(chat_template: str) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         model_max_length=_TEXT["max_position_embeddings"],
     )
+
+
+def _config(name: str) -> tuple[str, dict[str, Any]]:
+    if name not in _CONFIGS:
+        near = difflib.get_close_matches(name, TINY, n=1)
+        hint = f"; did you mean tiny/{near[0]}?" if near else ""
+        raise ModelError(f"there is no tiny/{name}{hint} (there are: {', '.join(TINY)})")
+    return _CONFIGS[name]
 
 
 @torch.no_grad()
