@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import compress
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seektune.data.split import question_of, split
+from seektune.data.split import held_out, question_key, question_of
 from seektune.errors import DataError
 from seektune.types import Example, Message
+
+
+def split(rows: list[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(train, held out)."""
+    keys = np.array([question_key(row, seed) for row in rows], np.uint64)
+    held = held_out(keys, fraction).tolist()
+    return [row for row, out in zip(rows, held, strict=True) if not out], list(compress(rows, held))
 
 
 def asked(question: str, row: int = 0, options: tuple[str, ...] = ()) -> Example:
@@ -29,23 +39,23 @@ def test_every_row_lands_on_one_side_and_no_question_on_both(
         with pytest.raises(DataError, match="1 different questions"):
             split(rows, fraction, seed)
         return
-    train, held_out = split(rows, fraction, seed)
+    train, held = split(rows, fraction, seed)
     assert train
-    assert sorted(train + held_out, key=rows.index) == rows
-    assert not {question_of(row) for row in train} & {question_of(row) for row in held_out}
+    assert sorted(train + held, key=rows.index) == rows
+    assert not {question_of(row) for row in train} & {question_of(row) for row in held}
     largest = max(map(questions.count, questions))
     wanted = max(1, round(fraction * len(rows)))
-    assert len(held_out) < wanted + largest
-    assert len(held_out) >= wanted or len({question_of(row) for row in train}) == 1
+    assert len(held) < wanted + largest
+    assert len(held) >= wanted or len({question_of(row) for row in train}) == 1
     assert train == sorted(train, key=rows.index)
 
 
 @given(st.permutations([asked(f"question {row}", row) for row in range(20)]))
 def test_the_choice_does_not_depend_on_the_order_of_the_rows(rows: list[Example]) -> None:
-    _, held_out = split(rows, 0.3, seed=5)
+    _, held = split(rows, 0.3, seed=5)
     _, expected = split(sorted(rows, key=lambda row: row.row_id), 0.3, seed=5)
-    assert set(held_out) == set(expected)
-    assert len(held_out) == 6
+    assert set(held) == set(expected)
+    assert len(held) == 6
 
 
 def test_another_seed_holds_out_other_rows() -> None:
