@@ -19,23 +19,34 @@ from seektune.errors import DataError
 from seektune.types import IGNORE, Batch, Chat, Example, Sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batches:
     """One rank's batches of every epoch; iterating gives epoch 0.
 
-    `too_long` names the rows left out because they exceed max_length. Every rank has the same number of
-    batches: where the rows do not divide evenly, the last ones repeat earlier rows with weight zero, so the
-    token-weighted loss over all ranks is the loss over the rows.
+    A batch is one row of `batch_size` samples, or, with `pack_tokens`, of as many as fit that budget.
+    `too_long` names the rows left out before. Every rank has the same number of batches: where the rows do
+    not divide evenly, the last ones repeat earlier rows with weight zero, so the token-weighted loss over
+    all ranks is the loss over the rows. Raises DataError naming a sample that exceeds the budget.
     """
 
     samples: Sequence[Sample]
-    too_long: tuple[str, ...]
-    batch_size: int
-    pack_tokens: int | None
-    seed: int
-    rank: int
-    world_size: int
-    shuffle: bool
+    batch_size: int = 8
+    pack_tokens: int | None = None
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    shuffle: bool = True
+    too_long: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pack_tokens is None or not len(self.samples):
+            return
+        longest = int(self.lengths.argmax())
+        if self.lengths[longest] > self.pack_tokens:
+            raise DataError(
+                f"{self.samples[longest].row_id} has {self.lengths[longest]} tokens, more than pack_tokens "
+                f"{self.pack_tokens}: raise pack_tokens or lower max_length"
+            )
 
     def __len__(self) -> int:
         return math.ceil(self._row_count / self.world_size)
@@ -98,9 +109,8 @@ def batches(
 ) -> Batches:
     """Tokenise `records` for `chat` (a loaded model) into ragged batches.
 
-    A batch is one row of `batch_size` samples, or, with `pack_tokens`, of as many as fit that budget. A
-    record of more than `max_length` tokens is left out and named in `too_long`, never cut. Raises DataError
-    when nothing is left to train on or a sample exceeds the budget.
+    A record of more than `max_length` tokens is left out and named in `too_long`, never cut. Raises
+    DataError when nothing is left to train on or a sample exceeds the budget.
     """
     if not records:
         raise DataError("there are no records to train on")
@@ -112,20 +122,16 @@ def batches(
             f"all {len(samples)} rows are longer than max_length {max_length}; "
             f"the shortest has {min(map(len, samples)) + 1} tokens"
         )
-    made = Batches(kept, too_long, batch_size, pack_tokens, seed, rank, world_size, shuffle)
-    check_budget(made)
-    return made
-
-
-def check_budget(made: Batches) -> None:
-    """Raise DataError naming the longest sample where it exceeds `pack_tokens`."""
-    longest = int(made.lengths.argmax())
-    length = int(made.lengths[longest])
-    if made.pack_tokens is not None and length > made.pack_tokens:
-        raise DataError(
-            f"{made.samples[longest].row_id} has {length} tokens, more than pack_tokens {made.pack_tokens}: "
-            "raise pack_tokens or lower max_length"
-        )
+    return Batches(
+        samples=kept,
+        batch_size=batch_size,
+        pack_tokens=pack_tokens,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        shuffle=shuffle,
+        too_long=too_long,
+    )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -168,7 +168,7 @@ from seektune.models.load import load_model
 from seektune.training.loop import train
 from seektune.types import Sample
 
-batches = Batches((Sample((3, 4, 5), (4, 5, 6), "toy"),), (), 1, None, 0, 0, 1, shuffle=False)
+batches = Batches(samples=(Sample((3, 4, 5), (4, 5, 6), "toy"),), batch_size=1, shuffle=False)
 steps = train(attach(load_model("tiny/llama"), AdapterSpec()), batches, output_dir={str(tmp_path)!r})
 next(steps)
 """
@@ -216,7 +216,7 @@ rank, size = world()
 samples = tuple(Sample(*fields) for fields in json.load(open(sys.argv[1])))
 loaded = load_model("tiny/deepseek_v3", dtype="float64")
 attach(loaded, AdapterSpec(r=4, target_modules=["attention", "routed"]))
-batches = Batches(samples, (), 1, None, 0, rank, size, shuffle=False)
+batches = Batches(samples=samples, batch_size=1, rank=rank, world_size=size, shuffle=False)
 steps = train(
     loaded, batches, eval_batches=batches, max_steps=3, learning_rate=1e-2, output_dir=sys.argv[2],
     gradient_accumulation_steps=4 // size, eval_steps=2,
