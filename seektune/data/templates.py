@@ -1,106 +1,57 @@
-"""Chat templates of every DeepSeek generation, and one conversation as tokens with its targets.
+"""Conversations as the text and the tokens of their chat template, with what of it is trained.
 
-The tokenizer's own template wins when it carries one. Only the final assistant turn is trained: its answer,
-whatever its template puts between prompt and answer, and the end-of-turn token.
+The tokenizer's own template wins when it carries one. A trained turn is what the model has to write: its
+answer, whatever its template puts between generation prompt and answer, and the end-of-turn token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
+from seektune.data.skeletons import PROBE, Piece, Skeletons
+from seektune.data.template_texts import TEMPLATES as TEMPLATES
+from seektune.data.template_texts import declaration, declares_tools, schemas
+from seektune.data.tokens import Encode, encoder, sample_of
 from seektune.errors import DataError
-from seektune.types import IGNORE, Chat, Example, Message, Sample
+from seektune.types import Chat, Example, Message, Sample
 
-_SYSTEM_FIRST = (
-    "{{ bos_token }}{{ messages | selectattr('role', 'equalto', 'system')"
-    " | map(attribute='content') | join('\n\n') }}"
-)
+TrainTurns = Literal["all", "last"]
 
-_V2 = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ 'User: ' + message.content + '\n\n' }}"
-    "{% elif message.role == 'assistant' %}{{ 'Assistant: ' + message.content + eos_token }}"
-    "{% else %}{{ message.content + '\n\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-
-_V3 = _SYSTEM_FIRST + (
-    "{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ '<｜User｜>' + message.content }}"
-    "{% elif message.role == 'assistant' %}{{ '<｜Assistant｜>' + message.content + eos_token }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
-)
-
-_R1 = _SYSTEM_FIRST + (
-    "{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ '<｜User｜>' + message.content }}"
-    "{% elif message.role == 'assistant' %}"
-    "{{ '<｜Assistant｜>' + message.content.split('</think>')[-1] + eos_token }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
-)
-
-_V31 = _SYSTEM_FIRST + (
-    "{% set think = thinking | default(enable_thinking | default(false)) %}"
-    "{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ '<｜User｜>' + message.content }}"
-    "{% elif message.role == 'assistant' %}"
-    "{{ '<｜Assistant｜></think>' + message.content.split('</think>', 1)[-1] + eos_token }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<｜Assistant｜>{{ '<think>' if think else '</think>' }}{% endif %}"
-)
-
-_VL = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ '<|User|>: ' + message.content + '\n\n' }}"
-    "{% elif message.role == 'assistant' %}{{ '<|Assistant|>: ' + message.content + eos_token + '\n\n' }}"
-    "{% else %}{{ message.content }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
-)
-
-_CODER = (
-    "{{ bos_token }}{% if messages | selectattr('role', 'equalto', 'system') | list | length == 0 %}"
-    "{{ 'You are an AI programming assistant, utilizing the Deepseek Coder model, developed by Deepseek "
-    "Company, and you only answer questions related to computer science. For politically sensitive "
-    "questions, security and privacy issues, and other non-computer science questions, you will refuse to "
-    "answer\n' }}{% endif %}"
-    "{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ '### Instruction:\n' + message.content + '\n' }}"
-    "{% elif message.role == 'assistant' %}{{ '### Response:\n' + message.content + '\n<|EOT|>\n' }}"
-    "{% else %}{{ message.content }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
-)
-
-TEMPLATES: Mapping[str, str] = MappingProxyType(
-    {
-        "deepseek_v2": _V2,  # also DeepSeek-LLM and MoE
-        "deepseek_v3": _V3,
-        "deepseek_r1": _R1,  # also its distills
-        "deepseek_v31": _V31,  # also V3.2 and V4, whose plain chat is V3.1's without thinking
-        "deepseek_vl": _VL,
-        "deepseek_coder": _CODER,  # version 1
-    }
-)
-"""Jinja text by name: what each generation's published template makes of system, user and assistant text."""
-
-_PROBE = "\ue000"  # private use: no data and no template contains it
+_KNOWS_TOOLS = re.compile(r"\btools\b")
+_WANTS_OBJECTS = re.compile(
+    r"arguments['\"\])]*\s*\|\s*tojson"
+)  # such a template would quote JSON text again
+_MARKER = re.compile(r"<[^<>\s'\"]+>")
 
 
 def render(
-    chat: Chat, messages: Sequence[Message], add_generation_prompt: bool = False, thinking: bool = False
+    chat: Chat,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    thinking: bool = False,
+    tools: str = "",
 ) -> str:
     """The conversation as text, BOS included: tokenise it *without* special tokens, or BOS doubles.
 
-    `thinking` reaches templates that know it (V3.1). Raises DataError when the template refuses the roles.
+    `thinking` reaches templates that know it (V3.1). `tools`, a JSON list of function schemas, goes to
+    templates that know tools, else into the system prompt in the generation's published words. Raises
+    DataError when the template refuses the roles or there is no form for tools.
     """
-    if chat.tokenizer is None:
-        raise DataError("this model has no tokenizer files, so no text can be prepared for it: add them")
+    text = _template(chat)
+    if tools and not _KNOWS_TOOLS.search(text):
+        messages = _declared(chat, messages, tools)
+    objects = _WANTS_OBJECTS.search(text) is not None
     try:
-        text = chat.tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            chat_template=None if chat.tokenizer.chat_template else TEMPLATES[chat.template],
+        rendered = chat.tokenizer.apply_chat_template(
+            [_as_dict(message, objects) for message in messages],
+            chat_template=None if chat.tokenizer.chat_template else text,
+            tools=list(schemas(tools)) if tools and _KNOWS_TOOLS.search(text) else None,
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
             thinking=thinking,
@@ -109,10 +60,10 @@ def render(
     except TemplateError as error:
         roles = ", ".join(message.role for message in messages)
         raise DataError(f"the chat template cannot render the roles {roles}: {error}") from None
-    return str(text)
+    return str(rendered)
 
 
-def render_turn(chat: Chat, messages: Sequence[Message]) -> tuple[str, str]:
+def render_turn(chat: Chat, messages: Sequence[Message], tools: str = "") -> tuple[str, str]:
     """(prompt, completion): what the model is given, and what it is to write, end-of-turn token included.
 
     The prompt is exactly the generation prompt, so training sees what generation will. Where a template
@@ -121,49 +72,162 @@ def render_turn(chat: Chat, messages: Sequence[Message]) -> tuple[str, str]:
     """
     *history, final = messages
     thinking = "</think>" in final.content
-    prompt = render(chat, history, add_generation_prompt=True, thinking=thinking)
-    full = render(chat, messages, thinking=thinking)
-    ending = render(chat, [*history, Message("assistant", _PROBE)]).rpartition(_PROBE)[2].rstrip()
+    prompt = render(chat, history, True, thinking, tools)
+    full = render(chat, messages, False, thinking, tools)
+    ending = _after_probe(chat, history, Message("assistant", PROBE), tools)
     if full.startswith(prompt) and final.content.strip() in full[len(prompt) :]:
         completion = full[len(prompt) :]
         return prompt, completion.rstrip() if ending else completion + chat.tokenizer.eos_token
     if not prompt.rstrip().endswith("<think>"):
         raise DataError("the chat template does not continue its own generation prompt with the whole answer")
-    return prompt, _continue_thinking(final.content) + (ending or chat.tokenizer.eos_token)
+    calls = _after_probe(chat, history, replace(final, content=PROBE), tools) if final.tool_calls else ending
+    return prompt, _continue_thinking(final.content) + calls + ("" if ending else chat.tokenizer.eos_token)
 
 
-def prompt_ids(chat: Chat, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(chat: Chat, messages: Sequence[Message], tools: str = "") -> list[int]:
     """Tokens of the conversation up to and including the generation prompt; BOS once."""
-    return _encode(chat, render(chat, messages, add_generation_prompt=True))
+    return _encode(chat, render(chat, messages, add_generation_prompt=True, tools=tools))
 
 
-def turn_ids(chat: Chat, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+def turn_ids(chat: Chat, messages: Sequence[Message], tools: str = "") -> tuple[list[int], list[int]]:
     """Tokens of `render_turn`; prompt + completion is the full row even if its text would merge across."""
-    prompt, completion = render_turn(chat, messages)
+    prompt, completion = render_turn(chat, messages, tools)
     ids, whole = _encode(chat, prompt), _encode(chat, prompt + completion)
     if whole[: len(ids)] == ids:
         return ids, whole[len(ids) :]
     return ids, _encode(chat, completion)
 
 
-def to_sample(chat: Chat, example: Example) -> Sample:
+def pieces(chat: Chat, example: Example) -> list[Piece]:
+    """The row's text in consecutive pieces, each with the index of the message it trains, or None.
+
+    A history turn that the template shortens or moves once it is history (reasoning, in R1 and V3.1) trains
+    nothing. A single assistant message is plain text: BOS, text, EOS. Raises DataError when there is no
+    final assistant turn or the template leaves something out.
+    """
+    messages = example.messages
+    _check_roles(messages)
+    if len(messages) == 1:
+        tokenizer = chat.tokenizer
+        return [(tokenizer.bos_token or "", None), (messages[0].content + tokenizer.eos_token, 0)]
+    prompt, completion = render_turn(chat, messages, example.tools)
+    _check_complete(messages, prompt + completion)
+    found: list[Piece] = []
+    at = 0
+    for index, message in enumerate(messages[:-1]):
+        span = _span(chat, messages, index, prompt, example.tools) if message.role == "assistant" else None
+        if span:
+            found += [(prompt[at : span[0]], None), (prompt[slice(*span)], index)]
+            at = span[1]
+    return [*found, (prompt[at:], None), (completion, len(messages) - 1)]
+
+
+def to_sample(chat: Chat, example: Example, train_turns: TrainTurns = "all") -> Sample:
     """Tokens and targets of one example; the final token is a target only, never an input.
 
-    Raises DataError naming the row when there is no final assistant turn or the template cannot say it.
+    Every assistant turn is trained, or only the last; a message's own weight overrides. Raises DataError
+    naming the row when there is no final assistant turn or the template cannot say it.
     """
-    if example.messages[-1].role != "assistant":
-        raise DataError(f"{example.row_id}: the last message is not the assistant's: nothing to train on")
+    [result] = _samples([example], lambda row: pieces(chat, row), encoder(_tokenizer(chat)), train_turns)
+    if isinstance(result, DataError):
+        raise result
+    return result
+
+
+def to_samples(
+    chat: Chat, rows: Sequence[Example], *, train_turns: TrainTurns = "all"
+) -> list[Sample | DataError]:
+    """`to_sample` of every row, in order, much faster; a row's error stands in its place."""
+    return sampler(chat, train_turns)(rows)
+
+
+def sampler(
+    chat: Chat, train_turns: TrainTurns = "all"
+) -> Callable[[Sequence[Example]], list[Sample | DataError]]:
+    """`to_samples` that remembers from call to call what the template does to a shape of conversation."""
+    encode = encoder(_tokenizer(chat))
+    skeletons = Skeletons(lambda row: pieces(chat, row), set(_MARKER.findall(_template(chat))))
+
+    def run(rows: Sequence[Example]) -> list[Sample | DataError]:
+        return _samples(rows, skeletons.pieces, encode, train_turns)
+
+    return run
+
+
+def _samples(
+    rows: Sequence[Example],
+    write: Callable[[Example], list[Piece]],
+    encode: Encode,
+    train_turns: TrainTurns,
+) -> list[Sample | DataError]:
+    written = [_written(row, write) for row in rows]
+    ids = iter(encode([[text for text, _ in found] for found in written if not isinstance(found, DataError)]))
+    return [
+        found
+        if isinstance(found, DataError)
+        else sample_of(row.row_id, next(ids), _weights(row.messages, found, train_turns))
+        for row, found in zip(rows, written, strict=True)
+    ]
+
+
+def _written(row: Example, write: Callable[[Example], list[Piece]]) -> list[Piece] | DataError:
     try:
-        prompt, completion = turn_ids(chat, example.messages)
+        return [piece for piece in write(row) if piece[0]]
     except DataError as error:
-        raise DataError(f"{example.row_id}: {error}") from None
-    inputs = (*prompt, *completion)[:-1]
-    targets = (*[IGNORE] * len(prompt), *completion)[1:]
-    return Sample(inputs, targets, example.row_id)
+        return DataError(f"{row.row_id}: {error}")
 
 
-def _encode(chat: Chat, text: str) -> list[int]:
-    return list(chat.tokenizer.encode(text, add_special_tokens=False))
+def _weights(messages: Sequence[Message], found: list[Piece], train_turns: TrainTurns) -> list[float]:
+    """The loss weight of each piece."""
+    final = len(messages) - 1
+    weights = []
+    for _, index in found:
+        own = None if index is None else messages[index].weight
+        trained = index is not None and (train_turns == "all" or index == final)
+        weights.append(float(trained) if own is None else own)
+    return weights
+
+
+def _check_roles(messages: Sequence[Message]) -> None:
+    if not messages or messages[-1].role != "assistant":
+        raise DataError("the last message is not the assistant's: nothing to train on")
+    for index, message in enumerate(messages):
+        if message.weight and message.role != "assistant":
+            raise DataError(
+                f"message {index} ({message.role}) has the weight {message.weight}, "
+                "but only assistant turns are trained: set it to 0 or leave it out"
+            )
+
+
+def _check_complete(messages: Sequence[Message], text: str) -> None:
+    """Raise when the template wrote a row without one of its messages; reasoning in history may go."""
+    for index, message in enumerate(messages):
+        content = message.content.strip()
+        quoted = json.dumps(content, ensure_ascii=False)[1:-1]  # some templates quote what tools return
+        if message.role != "assistant" and content not in text and quoted not in text:
+            raise DataError(f"the chat template leaves out message {index} ({message.role})")
+        if any(call.name not in text for call in message.tool_calls):
+            raise DataError(f"the chat template leaves out the tool calls of message {index}")
+
+
+def _span(
+    chat: Chat, messages: Sequence[Message], index: int, prompt: str, tools: str
+) -> tuple[int, int] | None:
+    """Where in `prompt` the assistant turn `index` stands as its model would have written it, if it does."""
+    history, turn = messages[:index], messages[index]
+    marked = render(chat, [*history, Message("assistant", PROBE)], tools=tools)
+    head, _, tail = marked.partition(PROBE)
+    opening = render(chat, history, True, tools=tools) if history else head
+    done = render(chat, messages[: index + 1], tools=tools)
+    start = len(opening) if head.startswith(opening) else len(head)
+    end = len(done.rstrip()) if tail.strip() else len(done)
+    written = prompt[start:end]
+    whole = turn.content.strip() in written and all(call.name in written for call in turn.tool_calls)
+    return (start, end) if whole and prompt.startswith(done[:end]) else None
+
+
+def _after_probe(chat: Chat, history: Sequence[Message], turn: Message, tools: str) -> str:
+    return render(chat, [*history, turn], tools=tools).rpartition(PROBE)[2].rstrip()
 
 
 def _continue_thinking(answer: str) -> str:
@@ -171,3 +235,54 @@ def _continue_thinking(answer: str) -> str:
     if "</think>" not in answer:
         return f"\n</think>\n\n{answer}"
     return answer.removeprefix("<think>").lstrip("\n")
+
+
+def _declared(chat: Chat, messages: Sequence[Message], tools: str) -> list[Message]:
+    """The messages with the tools in the system prompt, for templates that leave declaring to the caller."""
+    if not declares_tools(chat.template):
+        raise DataError(f"the chat template of {chat.template} has no form for tools")
+    text = "\n\n" + declaration(chat.template, tools)
+    found = list(messages)
+    at = max((index for index, message in enumerate(found) if message.role == "system"), default=None)
+    if at is None:
+        return [Message("system", text), *found]
+    found[at] = replace(found[at], content=found[at].content + text)
+    return found
+
+
+def _as_dict(message: Message, objects: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        found["tool_calls"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": _parsed(call.arguments) if objects else call.arguments,
+                },
+            }
+            for call in message.tool_calls
+        ]
+    return found
+
+
+def _parsed(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except ValueError as error:
+        raise DataError(f"the arguments of a tool call are not JSON: {error}") from None
+
+
+def _template(chat: Chat) -> str:
+    own = _tokenizer(chat).chat_template
+    return str(own) if own else TEMPLATES[chat.template]
+
+
+def _tokenizer(chat: Chat) -> Any:
+    if chat.tokenizer is None:
+        raise DataError("this model has no tokenizer files, so no text can be prepared for it: add them")
+    return chat.tokenizer
+
+
+def _encode(chat: Chat, text: str) -> list[int]:
+    return list(chat.tokenizer.encode(text, add_special_tokens=False))
