@@ -1,0 +1,266 @@
+"""Bytes of a file as lines or text: compression, character encoding, and where either breaks."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from seektune.errors import DataError
+
+HEAD = 1 << 20
+"""Bytes at the start of a file from which its encoding and layout are told."""
+
+DAMAGED = "\udcff"
+"""Stands in decoded text where bytes could not be decoded; no valid text holds it."""
+
+_BLOCK = 1 << 18
+_MAGIC = ((b"\x1f\x8b", "gz"), (b"\x28\xb5\x2f\xfd", "zst"), (b"\xfd7zXZ\x00", "xz"))
+_BOMS = (  # the longer ones first: a UTF-32 mark starts with a UTF-16 one
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_UNITS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n", "utf-32-le": b"\n\0\0\0", "utf-32-be": b"\0\0\0\n"}
+_CHINESE_PAIRS = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
+_HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
+_TORN = (OSError, EOFError, zlib.error, lzma.LZMAError)
+
+codecs.register_error("seektune_damaged", lambda error: (DAMAGED, _end_of(error)))
+
+
+def _end_of(error: UnicodeError) -> int:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.end
+
+
+def compression_of(path: Path) -> str | None:
+    """gz, zst, xz or None, told by the first bytes; DataError where the file cannot be read."""
+    with _readable(path), path.open("rb") as stream:
+        start = stream.read(8)
+    return next((name for magic, name in _MAGIC if start.startswith(magic)), None)
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """The decompressed content, block by block.
+
+    Where an archive is cut or damaged everything before the break comes out first, then DataError says so.
+    """
+    compression = compression_of(path)
+    given = 0
+    with _readable(path):
+        stream = _open(path, compression)
+    with stream:
+        try:
+            while block := stream.read(_BLOCK):
+                given += len(block)
+                yield block
+            return
+        except _TORN as error:
+            reason = f"the file breaks off here: {error or type(error).__name__}"
+    yield from _rest(path, compression, given)
+    raise DataError(reason)
+
+
+def head(path: Path) -> bytes:
+    """The first MB of the decompressed content, or what there is of it."""
+    parts: list[bytes] = []
+    try:
+        for block in blocks(path):
+            parts.append(block)
+            if len(parts) * _BLOCK >= HEAD:
+                break
+    except DataError:
+        if not parts:
+            return b""  # the reader meets the same break and reports it
+    return b"".join(parts)[:HEAD]
+
+
+def encoding_of(start: bytes) -> str:
+    """Name of the encoding of a file that starts so: by its byte order mark, else what most lines are."""
+    for mark, name in _BOMS:
+        if start.startswith(mark):
+            return name
+    pieces = start.split(b"\n")
+    if len(pieces) < 3:  # a file in one line is judged by its strings
+        pieces = start.split(b'"')
+    utf8 = chinese = 0
+    for piece in pieces:
+        if not piece.isascii():
+            valid = _is_utf8(piece)
+            utf8 += valid
+            chinese += not valid and _looks_chinese(piece)
+    return "gb18030" if chinese > utf8 else "utf-8"
+
+
+def named_encoding(name: str, start: bytes) -> str:
+    """The encoding the user names, with the byte order that the file shows; DataError for an unknown name."""
+    try:
+        b"".decode(name)
+        known = codecs.lookup(name).name
+    except LookupError:
+        raise DataError(
+            f"encoding: {name!r} is unknown; known are utf-8, gb18030, utf-16, latin-1, …"
+        ) from None
+    if known in ("utf-16", "utf-32"):
+        marked = next((mark for bytes_, mark in _BOMS if start.startswith(bytes_)), "")
+        return marked if marked.startswith(known) else f"{known}-le"
+    return known
+
+
+def lines(path: Path, encoding: str) -> Iterator[tuple[int, bytes, str]]:
+    """(number from 1, bytes without newline, reason) of each line; a reason only where an archive breaks."""
+    unit = _UNITS.get(encoding, b"\n")
+    split = _wide_lines if len(unit) > 1 else _narrow_lines
+    number = 0
+    left: list[bytes] = []
+    try:
+        for raw in split(blocks(path), unit, left):
+            number += 1
+            yield number, raw, ""
+    except DataError as error:
+        yield number + 1, b"".join(left), str(error)
+
+
+def texts(path: Path, encoding: str) -> Iterator[str]:
+    """The content as text, piece by piece, DAMAGED where undecodable; DataError at an archive's break."""
+    codec = codec_of(encoding)
+    left: list[bytes] = []
+    if encoding in _UNITS:  # by lines: a lost byte must not shift all that follows
+        for raw in _wide_lines(blocks(path), _UNITS[encoding], left):
+            yield raw.decode(codec, "seektune_damaged") + "\n"
+        return
+    decoder = codecs.getincrementaldecoder(codec)("seektune_damaged")
+    for block in blocks(path):
+        yield decoder.decode(block)
+    yield decoder.decode(b"", final=True)
+
+
+def decoded(raw: bytes, encoding: str) -> tuple[str, str]:
+    """(text, "") of a line, or (text as far as possible, the reason why it cannot be trusted)."""
+    try:
+        text = raw.decode(codec_of(encoding))
+    except UnicodeDecodeError as error:
+        hint = " (it is valid gb18030)" if encoding != "gb18030" and _is_gb18030(raw) else ""
+        reason = f"byte {error.start + 1} of the line is not {encoding} text{hint}"
+        return raw.decode(codec_of(encoding), "seektune_damaged"), reason
+    if encoding == "gb18030" and is_misread(raw):
+        return raw.decode("utf-8"), "the line is utf-8 text in a gb18030 file"
+    if "\0" in text:
+        return text, "holds a NUL byte"
+    return (text.removeprefix("\ufeff") if text[:1] == "\ufeff" else text), ""
+
+
+def is_misread(raw: bytes) -> bool:
+    """Whether a line of a gb18030 file is clearly UTF-8: strictly valid, with 4 characters beyond ASCII."""
+    if raw.isascii():
+        return False
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return sum(character > "\x7f" for character in text) >= 4
+
+
+def codec_of(encoding: str) -> str:
+    """The codec for one line: the mark that utf-8-sig speaks of stands on the first line only."""
+    return "utf-8" if encoding == "utf-8-sig" else encoding
+
+
+def _open(path: Path, compression: str | None) -> IO[bytes]:
+    if compression == "zst":
+        try:
+            import pyarrow
+        except ImportError:
+            raise DataError(f"{path} is zstd: reading it needs pip install 'seektune[data]'") from None
+        return cast(IO[bytes], pyarrow.input_stream(str(path), compression="zstd"))
+    opener: Any = {"gz": gzip.open, "xz": lzma.open}.get(compression or "", open)
+    return cast(IO[bytes], opener(path, "rb"))
+
+
+def _rest(path: Path, compression: str | None, given: int) -> Iterator[bytes]:
+    """What can still be had after `given` bytes, where a reader of whole blocks gave up."""
+    with _open(path, compression) as stream:
+        try:
+            while given > 0:
+                given -= len(stream.read(min(_BLOCK, given)))
+            while byte := stream.read(1):
+                yield byte
+        except _TORN:
+            return
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _narrow_lines(source: Iterator[bytes], unit: bytes, left: list[bytes]) -> Iterator[bytes]:
+    """Lines that end in `unit`; `left` holds the parts of the line that is not complete yet."""
+    for block in source:
+        first, *more = block.split(unit)
+        left.append(first)
+        if more:
+            yield b"".join(left)
+            left[:] = [more.pop()]
+            yield from more
+    if any(left):
+        yield b"".join(left)
+
+
+def _wide_lines(source: Iterator[bytes], unit: bytes, left: list[bytes]) -> Iterator[bytes]:
+    """As _narrow_lines for UTF-16 and UTF-32; a newline off the grid counts when ASCII follows it.
+
+    So a lost or added byte costs its own line only.
+    """
+    width = len(unit)
+    little = unit[0] == 10
+    for block in source:
+        searched = sum(map(len, left)) - 2 * width
+        text, start, at = b"".join((*left, block)), 0, max(searched, 0)
+        while 0 <= (at := text.find(unit, at)) <= len(text) - 2 * width:
+            follows = text[at + width : at + 2 * width]
+            letter, zeros = (follows[0], follows[1:]) if little else (follows[-1], follows[:-1])
+            if (at - start) % width == 0 or (0 < letter < 128 and not any(zeros)):
+                yield text[start:at]
+                start = at + width
+                at = start
+            else:
+                at += 1
+        left[:] = [text[start:]]
+    for rest in b"".join(left).split(unit):
+        if rest:
+            yield rest
+
+
+def _is_utf8(piece: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(piece)  # the last piece may stop within a character
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_gb18030(raw: bytes) -> bool:
+    try:
+        raw.decode("gb18030")
+    except UnicodeDecodeError:
+        return False
+    return _looks_chinese(raw)
+
+
+def _looks_chinese(piece: bytes) -> bool:
+    """Whether most high bytes stand in pairs as common Chinese has them, which accents in latin-1 do not."""
+    high = sum(map(len, _HIGH_BYTES.findall(piece)))
+    return 2 * sum(map(len, _CHINESE_PAIRS.findall(piece))) > high
