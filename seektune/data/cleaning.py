@@ -24,6 +24,7 @@ REPEATED_SHARE = 0.5
 
 _REPETITION_UNITS = 40  # a shorter answer is never called repetitive
 _UNIT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+_OWN_INSTRUCTION = re.compile(r"\nAnswer with [^\n]*\Z")  # data.questions ends closed questions so
 _MARKS = re.compile("<image>|</?think>")
 _EXCERPT, _EXAMPLES = 30, 3
 
@@ -226,9 +227,9 @@ def _personal(row: Row) -> str:
 
 def _foreign(row: Row, kept: tuple[str, ...]) -> str:
     """The row's language if it is none of these; a row in no language that can be told stays."""
-    spoken = [message.content for message in _messages(row) if message.role in ("user", "assistant")]
-    share = SAMPLE // max(len(spoken), 1) + 1
-    code = language("\n".join(content[:share] for content in spoken))
+    turns = [message.content for message in _messages(row) if message.role in ("user", "assistant")]
+    share = SAMPLE // max(len(turns), 1) + 1
+    code = language("\n".join(_OWN_INSTRUCTION.sub("", turn)[:share] for turn in turns))
     return "" if code in kept or code == UNDETERMINED else code
 
 

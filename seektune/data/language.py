@@ -16,12 +16,14 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = "\u3041-\u3096\u309d-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _HAN_RUN, _KANA_SIGN = re.compile(f"[{_HAN}]+"), re.compile(f"[{_KANA}]")
 _NO_LETTER = re.compile(r"[\W\d_]+")
+# No lone capitals: they name options and vitamins.
+_WORD = re.compile(r"[^\W\d_]{2,}|(?<![^\W_])[a-zàèéóæ](?![^\W_])")
 _UNITS = re.compile(
     rf"(?P<han>[{_HAN}]+)|(?P<kana>[{_KANA}]+)"
     r"|(?P<hangul>[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]+)"
-    r"|(?P<latin>[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+)"
+    r"|(?P<latin>[A-Za-z\u00c0-\u024f\u1e00-\u1eff]{2,})"
     r"|(?P<cyrillic>[\u0400-\u052f]{2,})"
-    r"|(?P<greek>[\u0370-\u03ff\u1f00-\u1fff]{2,})"  # one letter alone is α or β in a formula
+    r"|(?P<greek>[\u0370-\u03ff\u1f00-\u1fff]{2,})"  # one letter alone is α in a formula, A before an option
     r"|(?P<arabic>[\u0620-\u06ff\u0750-\u077f\u08a0-\u08ff]{2,})"
     r"|(?P<he>[\u05d0-\u05ea]{2,})"
     r"|(?P<th>[\u0e00-\u0e7f]+)"
@@ -142,11 +144,11 @@ def _latin(text: str) -> str:
     if len(_VIETNAMESE.findall(text)) * 12 > len(text):
         return "vi"
     scores: dict[str, float] = {}
-    hits: dict[str, int] = {}
-    for word in re.findall(r"[^\W\d_]+", text.lower()):
+    seen: dict[str, set[str]] = {}
+    for word in map(str.lower, _WORD.findall(text)):
         for name in (owners := _OWNERS.get(word, ())):
             scores[name] = scores.get(name, 0.0) + 1.0 / len(owners)
-            hits[name] = hits.get(name, 0) + 1
-    # A title in English often holds one word another language has too; one such word decides nothing.
-    sure = [name for name in scores if name == "en" or hits[name] >= 2]
+            seen.setdefault(name, set()).add(word)
+    # English full of abbreviations (IL-1, SI, non) repeats a word of another language: one decides nothing.
+    sure = [name for name in scores if name == "en" or len(seen[name]) > 1]
     return max(sure, key=lambda name: (scores[name], name == "en"), default=UNDETERMINED)
