@@ -8,8 +8,9 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, cast
 
 from seektune.errors import DataError
@@ -29,7 +30,7 @@ _BOMS = (  # the longer ones first: a UTF-32 mark starts with a UTF-16 one
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_UNITS = {"utf-16-le": b"\n\0", "utf-16-be": b"\0\n", "utf-32-le": b"\n\0\0\0", "utf-32-be": b"\0\0\0\n"}
+_WIDTHS = MappingProxyType({"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4})
 _CHINESE_PAIRS = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
 _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
 _TORN = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -65,23 +66,20 @@ def blocks(path: Path) -> Iterator[bytes]:
                 yield block
             return
         except _TORN as error:
-            reason = f"the file breaks off here: {error or type(error).__name__}"
-    yield from _rest(path, compression, given)
+            reason = f"the file is damaged or cut off here: {str(error) or type(error).__name__}"
+    yield _rest(path, compression, given)
     raise DataError(reason)
 
 
 def head(path: Path) -> bytes:
     """The first MB of the decompressed content, or what there is of it."""
-    parts: list[bytes] = []
-    try:
+    start = b""
+    with suppress(DataError):  # the reader meets the same break and reports it
         for block in blocks(path):
-            parts.append(block)
-            if len(parts) * _BLOCK >= HEAD:
+            start += block
+            if len(start) >= HEAD:
                 break
-    except DataError:
-        if not parts:
-            return b""  # the reader meets the same break and reports it
-    return b"".join(parts)[:HEAD]
+    return start[:HEAD]
 
 
 def encoding_of(start: bytes) -> str:
@@ -118,12 +116,11 @@ def named_encoding(name: str, start: bytes) -> str:
 
 def lines(path: Path, encoding: str) -> Iterator[tuple[int, bytes, str]]:
     """(number from 1, bytes without newline, reason) of each line; a reason only where an archive breaks."""
-    unit = _UNITS.get(encoding, b"\n")
-    split = _wide_lines if len(unit) > 1 else _narrow_lines
     number = 0
     left: list[bytes] = []
+    split = _wide_lines if encoding in _WIDTHS else _narrow_lines
     try:
-        for raw in split(blocks(path), unit, left):
+        for raw in split(blocks(path), encoding, left):
             number += 1
             yield number, raw, ""
     except DataError as error:
@@ -132,13 +129,11 @@ def lines(path: Path, encoding: str) -> Iterator[tuple[int, bytes, str]]:
 
 def texts(path: Path, encoding: str) -> Iterator[str]:
     """The content as text, piece by piece, DAMAGED where undecodable; DataError at an archive's break."""
-    codec = codec_of(encoding)
-    left: list[bytes] = []
-    if encoding in _UNITS:  # by lines: a lost byte must not shift all that follows
-        for raw in _wide_lines(blocks(path), _UNITS[encoding], left):
-            yield raw.decode(codec, "seektune_damaged") + "\n"
+    if encoding in _WIDTHS:  # string by string: a lost byte must not shift all that follows
+        for raw in _wide_pieces(blocks(path), encoding, '"', []):
+            yield raw.decode(encoding, "seektune_damaged")
         return
-    decoder = codecs.getincrementaldecoder(codec)("seektune_damaged")
+    decoder = codecs.getincrementaldecoder(codec_of(encoding))("seektune_damaged")
     for block in blocks(path):
         yield decoder.decode(block)
     yield decoder.decode(b"", final=True)
@@ -186,16 +181,15 @@ def _open(path: Path, compression: str | None) -> IO[bytes]:
     return cast(IO[bytes], opener(path, "rb"))
 
 
-def _rest(path: Path, compression: str | None, given: int) -> Iterator[bytes]:
+def _rest(path: Path, compression: str | None, given: int) -> bytes:
     """What can still be had after `given` bytes, where a reader of whole blocks gave up."""
-    with _open(path, compression) as stream:
-        try:
-            while given > 0:
-                given -= len(stream.read(min(_BLOCK, given)))
-            while byte := stream.read(1):
-                yield byte
-        except _TORN:
-            return
+    rest = bytearray()
+    with _open(path, compression) as stream, suppress(*_TORN):
+        while given > 0:
+            given -= len(stream.read(min(_BLOCK, given)))
+        while byte := stream.read(1):
+            rest += byte
+    return bytes(rest)
 
 
 @contextmanager
@@ -206,10 +200,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _narrow_lines(source: Iterator[bytes], unit: bytes, left: list[bytes]) -> Iterator[bytes]:
-    """Lines that end in `unit`; `left` holds the parts of the line that is not complete yet."""
+def _narrow_lines(source: Iterator[bytes], encoding: str, left: list[bytes]) -> Iterator[bytes]:
+    """Lines without their newline; `left` holds the parts of the line that is not complete yet."""
     for block in source:
-        first, *more = block.split(unit)
+        first, *more = block.split(b"\n")
         left.append(first)
         if more:
             yield b"".join(left)
@@ -219,29 +213,31 @@ def _narrow_lines(source: Iterator[bytes], unit: bytes, left: list[bytes]) -> It
         yield b"".join(left)
 
 
-def _wide_lines(source: Iterator[bytes], unit: bytes, left: list[bytes]) -> Iterator[bytes]:
-    """As _narrow_lines for UTF-16 and UTF-32; a newline off the grid counts when ASCII follows it.
+def _wide_lines(source: Iterator[bytes], encoding: str, left: list[bytes]) -> Iterator[bytes]:
+    newline = "\n".encode(encoding)
+    return (raw.removesuffix(newline) for raw in _wide_pieces(source, encoding, "\n", left))
 
-    So a lost or added byte costs its own line only.
+
+def _wide_pieces(source: Iterator[bytes], encoding: str, mark: str, left: list[bytes]) -> Iterator[bytes]:
+    """UTF-16 or UTF-32 cut after each `mark`; one that is off the grid counts when ASCII follows it.
+
+    So a lost or added byte costs its own piece only.
     """
-    width = len(unit)
-    little = unit[0] == 10
+    unit, width = mark.encode(encoding), _WIDTHS[encoding]
     for block in source:
-        searched = sum(map(len, left)) - 2 * width
-        text, start, at = b"".join((*left, block)), 0, max(searched, 0)
+        at = max(sum(map(len, left)) - 2 * width, 0)
+        text, start = b"".join((*left, block)), 0
         while 0 <= (at := text.find(unit, at)) <= len(text) - 2 * width:
             follows = text[at + width : at + 2 * width]
-            letter, zeros = (follows[0], follows[1:]) if little else (follows[-1], follows[:-1])
-            if (at - start) % width == 0 or (0 < letter < 128 and not any(zeros)):
-                yield text[start:at]
-                start = at + width
-                at = start
+            value = int.from_bytes(follows, "little" if encoding.endswith("le") else "big")
+            if (at - start) % width == 0 or 0 < value < 128:
+                yield text[start : at + width]
+                start = at = at + width
             else:
                 at += 1
         left[:] = [text[start:]]
-    for rest in b"".join(left).split(unit):
-        if rest:
-            yield rest
+    if any(left):
+        yield b"".join(left)
 
 
 def _is_utf8(piece: bytes) -> bool:

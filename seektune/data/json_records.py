@@ -22,6 +22,7 @@ _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")
 _AFTER = re.compile(r"\s*([,\]]|\Z)")
 _START = re.compile(r'\{\s*"')
 _LOOK_BACK = 256  # characters kept before an element, to see how it is indented
+_PIECE = 1 << 18  # characters read at least at a time
 _CUT_SHORT = 16  # an error this close to the end of the window may only mean that more has to be read
 
 
@@ -133,7 +134,7 @@ def _usable(value: Any, text: str, encoding: str = "") -> dict[str, Any]:
 def _said(error: JSONDecodeError, place: str) -> str:
     if error.doc[error.pos : error.pos + 1] == "\0":
         return "holds a NUL byte"
-    return f"not valid JSON: {error.msg} at {place}"
+    return f"not valid JSON: {error.msg.removesuffix(' at')} at {place}"
 
 
 @dataclass(slots=True)
@@ -165,7 +166,7 @@ class _Window:
         self.at = self.counted = self.at - drop
         self.dropped += drop
         try:
-            while read <= len(held) and (piece := next(self.source, "")):
+            while read <= max(len(held), _PIECE) and (piece := next(self.source, "")):
                 parts.append(piece)
                 read += len(piece)
         except DataError as error:
@@ -205,9 +206,11 @@ class _Window:
             raise DataError(f"not valid JSON: expected an object on line {self.line()}")
 
     def learn(self, fields: dict[str, Any]) -> None:
-        """Takes note of how a good element is built and indented."""
-        self.keys = self.keys & fields.keys() or frozenset(fields)
-        self.indent = self._indent()
+        """Takes note of how a good element is built and indented, unless it is like none before."""
+        common = self.keys & fields.keys()
+        if common or not self.keys:
+            self.keys = common or frozenset(fields)
+            self.indent = self._indent()
 
     def skip_broken(self) -> str:
         """Moves to the next element that can be trusted to be one; the start of what is skipped."""
@@ -215,7 +218,9 @@ class _Window:
         try:
             _, self.at = self.decode(_SKIPPER)
         except DataError:
-            self.keys = self.keys or self._commonest_keys()
+            if not self.keys:
+                self.fill()
+                self.keys = self._commonest_keys()
             self.at += 1
             while not self._is_element():
                 pass

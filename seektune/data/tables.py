@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -142,9 +142,11 @@ def _tail(source: _Lines, delimiter: str) -> int:
     while index < _TAIL and (line := source.get(index + 1)) is not None:
         index += 1
         if quote := _LONE_QUOTE.search(line.text):
-            opens = quote.start() == 0 or line.text[quote.start() - 1] == delimiter
-            closes = line.text[quote.end() : quote.end() + 1] in ("", "\r", delimiter)
-            return index if closes and not opens else 0
+            if quote.start() == 0 or line.text[quote.start() - 1] == delimiter:
+                return 0
+            end, rest = quote.end(), line.text[quote.end() + 1 :]
+            if line.text[end : end + 1] in ("", "\r", delimiter) and _split(rest, delimiter)[1] != _OPEN:
+                return index
     return 0
 
 
@@ -155,14 +157,16 @@ def read_parquet(path: Path) -> Iterator[Record | Bad]:
     except ImportError:
         raise _needs_pyarrow(path) from None
     file = str(path)
-    with _plain(path) as stream:
+    with _plain(path) as (stream, torn):
         size = stream.seek(0, 2)
         try:
             table = parquet.ParquetFile(stream, page_checksum_verification=True, buffer_size=_BUFFER)
             rows = [table.metadata.row_group(index).num_rows for index in range(table.num_row_groups)]
         except Exception as error:  # damaged bytes fail in a dozen ways
-            yield Bad(file, 1, f"not a whole Parquet file: {_short(error)}", "")
+            yield Bad(file, 1, torn or f"not a whole Parquet file: {_short(error)}", "")
             return
+        if torn:
+            yield Bad(file, 1, torn, "")
         for group, expected in enumerate(rows):
             row = 0
             try:
@@ -186,7 +190,7 @@ def read_arrow(path: Path) -> Iterator[Record | Bad]:
         raise _needs_pyarrow(path) from None
     file = str(path)
     total = 0
-    with _plain(path) as stream:
+    with _plain(path) as (stream, torn):
         try:
             source = pyarrow.memory_map(stream.name) if stream.name == file else stream
             is_file = source.read(8).startswith(b"ARROW1")
@@ -196,7 +200,9 @@ def read_arrow(path: Path) -> Iterator[Record | Bad]:
                     yield from _unpacked(batch.slice(row, _BATCH), file, group, row)
                 total += batch.num_rows
         except Exception as error:
-            yield Bad(file, total + 1, f"the file breaks off here: {_short(error)}", "")
+            torn = torn or f"the file is damaged or cut off here: {_short(error)}"
+        if torn:
+            yield Bad(file, total + 1, torn, "")
 
 
 def _unpacked(batch: Any, file: str, group: int, row: int) -> Iterator[Record | Bad]:
@@ -216,18 +222,21 @@ def _unpacked(batch: Any, file: str, group: int, row: int) -> Iterator[Record | 
 
 
 @contextmanager
-def _plain(path: Path) -> Iterator[Any]:
-    """The file, decompressed to a temporary one where need be; a torn archive ends early."""
+def _plain(path: Path) -> Iterator[tuple[Any, str]]:
+    """The file, decompressed to a temporary one where need be, and why its archive ends early if it does."""
     if compression_of(path) is None:
         with path.open("rb") as stream:
-            yield stream
+            yield stream, ""
         return
-    with tempfile.NamedTemporaryFile() as stream:
-        with suppress(DataError):
+    torn = ""
+    with tempfile.NamedTemporaryFile() as copy:
+        try:
             for block in blocks(path):
-                stream.write(block)
-        stream.seek(0)
-        yield stream
+                copy.write(block)
+        except DataError as error:
+            torn = str(error)
+        copy.seek(0)
+        yield copy, torn
 
 
 def _needs_pyarrow(path: Path) -> DataError:
