@@ -1,194 +1,201 @@
-"""Records become examples: `messages`, multiple-choice `qa` and `classification`."""
+"""Which format a record has, and what turns its records into examples and pairs."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from string import ascii_uppercase
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any
 
-from seektune.data.sources import Record, read_jsonl
+from seektune.config.data import SourceConfig
+from seektune.data.conversations import TAGS, conversation
+from seektune.data.fields import Columns, Fields, listed, mapped, view
+from seektune.data.instructions import instruction, plain, reasoning
+from seektune.data.layouts import FORMATS, columns_of, unread
+from seektune.data.preferences import preference, rated
+from seektune.data.questions import DECISIONS, classified, cop_of, decision, medmcqa, question
+from seektune.data.records import Record
 from seektune.errors import DataError
-from seektune.types import Example, Message
+from seektune.types import Message, Pair, Row
 
-FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "messages": ("messages",),
-        "qa": ("question", "options", "answer_idx"),
-        "classification": ("text", "label"),
-    }
-)
-"""The fields each format needs; a record may have others, which are not read."""
-
-ROLES = ("system", "user", "assistant")
-QA_INSTRUCTION = "Answer with the letter and the text of the correct option."
+__all__ = ["FORMATS", "converter", "detect", "dress", "format_of", "label_of", "unread"]
 
 
-def read_records(
-    paths: Path | str | Sequence[Path | str],
-    *,
-    format: str = "auto",
-    prompt_prefix: str = "",
-    labels: Sequence[str] | None = None,
-) -> list[Example]:
-    """Read JSONL files into examples, in order.
+LOOKS_AHEAD = ("classification", "medmcqa")
+"""Formats whose records are understood only beside the others: `label_of` each is wanted first."""
+NEAR_MISS = 0.8
 
-    `format` is detected from each file's first record unless named. `prompt_prefix` opens every user turn.
-    `labels` are the candidate answers of a classification, in order; without them they are each record's
-    own `options`, or else the labels that occur in these files, sorted. Raises DataError naming file:line
-    for a record that does not fit, and for files without any record.
+
+def format_of(record: Record, format: str = "auto", columns: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The name of the record's format, detected unless named; `columns` maps our fields to its columns.
+
+    DataError tells what was seen, which format is nearest and what it lacks.
     """
-    files = [paths] if isinstance(paths, str | Path) else list(paths)
-    named = [(format_of(records[0], format), records) for records in map(_records, files)]
-    found = labels or _labels(
-        record for name, records in named if name == "classification" for record in records
+    if format != "auto" and format not in FORMATS:
+        raise DataError(f"unknown data format {format!r}; known: auto, {', '.join(FORMATS)}")
+    candidates = [format] if format != "auto" else [name for name in FORMATS if _knows(name, columns)]
+    views = {name: view(record, columns_of(name, columns)) for name in candidates}
+    found = next((name for name in views if _fits(name, views[name], format == name)), None)
+    overlooked = _overlooked(views, found) if found and format == "auto" else None
+    if found and not overlooked:
+        return found
+    name, need = overlooked or max(
+        ((name, need) for name in views or FORMATS for need in FORMATS[name].needs),
+        key=lambda pair: _nearness(record.fields, FORMATS[pair[0]].columns, pair[1]),
     )
-    convert: dict[str, Callable[[Record], Example]] = {
-        "messages": lambda record: _messages(record, prompt_prefix),
-        "qa": lambda record: _question(record, prompt_prefix),
-        "classification": lambda record: _classified(record, prompt_prefix, found),
+    raise DataError(_unknown(record, name, need, columns, "the format is" if format == name else ""))
+
+
+def detect(
+    records: Iterable[Record], format: str = "auto", columns: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """The format most of the records have, so that a damaged first record misleads nobody.
+
+    Raises the first record's DataError when none has any, and a DataError when there are no records.
+    """
+    votes: Counter[str] = Counter()
+    refused: list[DataError] = []
+    for record in records:
+        try:
+            votes[format_of(record, format, columns)] += 1
+        except DataError as error:
+            refused.append(error)
+    if votes:
+        return votes.most_common(1)[0][0]
+    raise refused[0] if refused else DataError("there are no records to tell a format from")
+
+
+def converter(source: SourceConfig, name: str, labels: Sequence[str] = ()) -> Callable[[Record], Row]:
+    """What turns a record of the format `name` into an Example or Pair; it raises DataError by row_id.
+
+    `labels` are what `label_of` gave over the records: of all classification sources together, or of this
+    one MedMCQA source, whose `cop` counts from 0 or from 1. Raises DataError for columns or tags that the
+    format does not have, and where nothing tells from which number `cop` counts.
+    """
+    columns = columns_of(name, source.columns)
+    tags = _tags(name, source.tags)
+    first = _first_option(tags, labels) if name == "medmcqa" else 0
+    convert: dict[str, Callable[[Fields], Row]] = {
+        "preference": partial(preference, tags=tags),
+        "kto": partial(rated, tags=tags),
+        "sharegpt": partial(conversation, tags=tags),
+        "messages": partial(conversation, tags=tags),
+        "medmcqa": partial(medmcqa, first=first),
+        "classification": partial(classified, labels=tuple(labels)),
+        "reasoning": reasoning,
+        "pubmedqa": decision,
+        "cmexam": question,
+        "qa": question,
+        "alpaca": instruction,
+        "text": plain,
+        "document": plain,
     }
-    return [convert[name](record) for name, records in named for record in records]
+    understood = convert[name]
+    return lambda record: understood(Fields(record.row_id, record.fields, columns))
 
 
-def format_of(record: Record, format: str = "auto") -> str:
-    """The name of the record's format; DataError tells what was seen and which format is nearest."""
-    if format != "auto" and format not in FIELDS:
-        raise DataError(f"unknown data format {format!r}; known: auto, {', '.join(FIELDS)}")
-    candidates = FIELDS if format == "auto" else {format: FIELDS[format]}
-    for name, needed in candidates.items():
-        if all(key in record.fields for key in needed):
-            return name
-    seen = ", ".join(record.fields) or "no fields at all"
-    name = max(candidates, key=lambda name: _nearness(record.fields, candidates[name]))
-    missing = ", ".join(key for key in FIELDS[name] if key not in record.fields)
-    kind = "the nearest format is" if format == "auto" else "the format is"
-    raise DataError(f"{record.row_id} has the fields {seen}; {kind} {name}, which also needs {missing}")
+def label_of(record: Record, source: SourceConfig, name: str = "classification") -> str:
+    """A record's label for `converter`: of a classification, or MedMCQA's `cop`; DataError if it has none."""
+    fields = view(record, columns_of(name, source.columns))
+    if name == "medmcqa":
+        return str(cop_of(fields))
+    return fields.plain(f"`{fields.column('label')}`", fields.need("label"))
 
 
-def _records(path: Path | str) -> list[Record]:
-    records = list(read_jsonl(path))
-    if not records:
-        raise DataError(f"{path} holds no records: expected one JSON object a line")
-    return records
+def dress(row: Row, prefix: str = "", system: str = "") -> Row:
+    """The row with `prefix` before every user turn, opened by `system` where it has no system turn.
 
-
-def _nearness(fields: Iterable[str], needed: Sequence[str]) -> float:
-    """Share of the needed fields that are there, a near miss counting in part."""
-    best = [
-        max((difflib.SequenceMatcher(None, key, seen).ratio() for seen in fields), default=0.0)
-        for key in needed
-    ]
-    return sum(best) / len(best)
-
-
-def _messages(record: Record, prefix: str) -> Example:
-    turns = _field(record, "messages")
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f"{record.row_id}: `messages` must be a list of {{role, content}} objects")
-    messages = tuple(_message(record, index, turn, prefix) for index, turn in enumerate(turns))
-    roles = [message.role for message in messages]
-    if roles[-1] != "assistant" or "user" not in roles:
-        raise DataError(
-            f"{record.row_id}: needs a user turn and an assistant turn last, has {', '.join(roles)}"
+    Plain text, which has no user turn, stays as it is.
+    """
+    messages = row.prompt if isinstance(row, Pair) else row.messages
+    if not (prefix or system) or not any(message.role == "user" for message in messages):
+        return row
+    if prefix:
+        messages = tuple(
+            replace(message, content=prefix + message.content) if message.role == "user" else message
+            for message in messages
         )
-    return Example(messages, record.row_id)
+    if system and not any(message.role == "system" for message in messages):
+        messages = (Message("system", system), *messages)
+    return replace(row, prompt=messages) if isinstance(row, Pair) else replace(row, messages=messages)
 
 
-def _message(record: Record, index: int, turn: Any, prefix: str) -> Message:
-    place = f"{record.row_id}: message {index}"
-    if not isinstance(turn, dict):
-        raise DataError(f"{place} is not an object with `role` and `content`")
-    unread = sorted(
-        key for key, value in turn.items() if key not in ("role", "content") and value is not None
-    )
-    if unread:
+def _knows(name: str, columns: Mapping[str, str]) -> bool:
+    return FORMATS[name].columns.keys() >= columns.keys()
+
+
+def _fits(name: str, fields: Fields, named: bool) -> bool:
+    """Whether the fields are there, and not by chance: a KTO label is a verdict, a decision one of three."""
+    if not any(all(map(fields.has, need)) for need in FORMATS[name].needs):
+        return False
+    if named:
+        return True
+    if name == "kto":
+        return isinstance(fields.get("label"), bool)
+    return name != "pubmedqa" or str(fields.get("answer")).strip().lower() in DECISIONS
+
+
+def _overlooked(views: Mapping[str, Fields], found: str) -> tuple[str, tuple[str, ...]] | None:
+    """A stricter format the record has but for a column misspelt, which the found one would leave unread."""
+    if found not in ("alpaca", "text"):
+        return None
+    fields = views[found]
+    read = {fields.column(field) for field in fields.columns}
+    spare = [column for column in fields.record if column not in read]
+    for name in ("reasoning", "medmcqa", "cmexam", "qa", "classification"):
+        if name in views:
+            (need,) = FORMATS[name].needs
+            missing = [field for field in need if not views[name].has(field)]
+            near = [max(_ratios(FORMATS[name].columns[field], spare), default=0.0) for field in missing]
+            if len(missing) < len(need) and min(near, default=0.0) >= NEAR_MISS:
+                return name, need
+    return None
+
+
+def _nearness(seen: Iterable[str], columns: Columns, need: Sequence[str]) -> tuple[int, float]:
+    """How many of the needed fields are there, then how near the columns come to all of them."""
+    best = [max(_ratios(columns[field], tuple(seen)), default=0.0) for field in need]
+    return best.count(1.0), sum(best) / len(best)
+
+
+def _ratios(names: Iterable[str], seen: Sequence[str]) -> Iterator[float]:
+    short = [other for other in seen if len(other) < 40]
+    return (difflib.SequenceMatcher(None, name, other).ratio() for name in names for other in short)
+
+
+def _unknown(record: Record, name: str, need: Sequence[str], columns: Mapping[str, str], opening: str) -> str:
+    fields = view(record, mapped(FORMATS[name].columns, columns))
+    missing = [field for field in need if not fields.has(field)]
+    near = [(field, difflib.get_close_matches(field, list(record.fields), n=1)) for field in missing]
+    hints = [f"{field}: {found[0]}" for field, found in near if found]
+    seen = listed(record.fields) or "no fields at all"
+    lacks = f"which also needs {', '.join(missing)}" if missing else "but not its values"
+    text = f"{record.row_id} has the fields {seen}; {opening or 'the nearest format is'} {name}, {lacks}"
+    return f"{text}; columns: {{{', '.join(hints)}}} would name the column" if hints else text
+
+
+def _tags(name: str, tags: Mapping[str, str]) -> Mapping[str, str]:
+    conversational = name in ("preference", "kto", "sharegpt", "messages")
+    known = TAGS if conversational else ("first_option",) if name == "medmcqa" else ()
+    for tag in tags:
+        if tag not in known:
+            raise DataError(f"tags: {name} has no {tag!r}; known: {', '.join(known) or 'none'}")
+    return tags
+
+
+def _first_option(tags: Mapping[str, str], labels: Sequence[str]) -> int:
+    """The number `cop` gives to option a: 0 on the hub, 1 in the original files."""
+    if "first_option" in tags:
+        if tags["first_option"] not in ("0", "1"):
+            raise DataError(f"tags: first_option must be 0 or 1, is {tags['first_option']!r}")
+        return int(tags["first_option"])
+    from_zero, from_one = bool({"-1", "0"} & set(labels)), "4" in labels  # the hub's test rows have -1
+    if from_zero == from_one:
+        seen = listed(sorted(set(labels))) or "none"
         raise DataError(
-            f"{place} has {', '.join(unread)}, which would be ignored; only role and content are read"
+            f"medmcqa: `cop` counts the options from 0 on the hub and from 1 in the original files, and the "
+            f'values seen ({seen}) do not tell; say which with tags: {{first_option: "0"}} or "1"'
         )
-    role, content = turn.get("role"), turn.get("content")
-    if role not in ROLES:
-        raise DataError(f"{place} has the role {role!r}; known roles: {', '.join(ROLES)}")
-    if not isinstance(content, str) or not content.strip():
-        raise DataError(f"{place} ({role}) must have text as `content`, has {_shown(content)}")
-    return Message(role, prefix + content if role == "user" else content)
-
-
-def _question(record: Record, prefix: str) -> Example:
-    options = _options(record)
-    letter = _field(record, "answer_idx")
-    if not isinstance(letter, str) or letter not in options:
-        raise DataError(
-            f"{record.row_id}: answer_idx is {_shown(letter)}, but the options are {', '.join(options)}"
-        )
-    answers = tuple(f"{key}. {text}" for key, text in options.items())
-    answer = list(options).index(letter)
-    question = "\n".join([prefix + _text(record, "question"), *answers, QA_INSTRUCTION])
-    return _closed(record, question, answers, answer)
-
-
-def _options(record: Record) -> dict[str, str]:
-    """Option texts by letter; a list is lettered A, B, C."""
-    options = _field(record, "options")
-    if isinstance(options, list):
-        options = dict(zip(ascii_uppercase, options, strict=False)) if len(options) <= 26 else None
-    if not isinstance(options, dict) or len(options) < 2:
-        raise DataError(f"{record.row_id}: `options` must be an object or a list of 2 to 26 options")
-    return {key: _plain(record, f"option {key}", value) for key, value in options.items()}
-
-
-def _classified(record: Record, prefix: str, labels: Sequence[str]) -> Example:
-    own = record.fields.get("options")
-    if own is not None and (not isinstance(own, list) or len(own) < 2):
-        raise DataError(f"{record.row_id}: `options` of a classification must be a list of labels")
-    names = tuple(_plain(record, "a label in options", value) for value in own) if own else tuple(labels)
-    label = _label(record)
-    if label not in names:
-        near = difflib.get_close_matches(label, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"{record.row_id}: the label {label!r} is not among {', '.join(names)}{hint}")
-    return _closed(record, prefix + _text(record, "text"), names, names.index(label))
-
-
-def _labels(records: Iterable[Record]) -> tuple[str, ...]:
-    return tuple(sorted({_label(record) for record in records}))
-
-
-def _label(record: Record) -> str:
-    return _plain(record, "`label`", _field(record, "label"))
-
-
-def _closed(record: Record, question: str, options: tuple[str, ...], answer: int) -> Example:
-    if len(set(options)) < len(options):
-        raise DataError(f"{record.row_id}: an option occurs twice among {', '.join(options)}")
-    messages = (Message("user", question), Message("assistant", options[answer]))
-    return Example(messages, record.row_id, options, answer)
-
-
-def _field(record: Record, key: str) -> Any:
-    if key not in record.fields:
-        raise DataError(f"{record.row_id}: `{key}` is missing; the record has {', '.join(record.fields)}")
-    return record.fields[key]
-
-
-def _text(record: Record, key: str) -> str:
-    value = _field(record, key)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{record.row_id}: `{key}` must be text, is {_shown(value)}")
-    return value
-
-
-def _plain(record: Record, what: str, value: Any) -> str:
-    """A short text; a number becomes its digits."""
-    if isinstance(value, str) and value.strip():
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise DataError(f"{record.row_id}: {what} must be text or a number, is {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return 0 if from_zero else 1

@@ -1,8 +1,8 @@
-"""Records of three formats become examples; anything else is refused by name and place."""
+"""The format of a record is told from its fields; a converter makes rows of it; anything else is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,178 +10,245 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seektune.data.formats import FIELDS, QA_INSTRUCTION, format_of, read_records
-from seektune.data.sources import Record
+from seektune.config.data import SourceConfig
+from seektune.data.formats import converter, detect, dress, format_of, label_of
+from seektune.data.layouts import FORMATS
+from seektune.data.records import Record
+from seektune.data.sources import read
 from seektune.errors import DataError
-from seektune.types import Message
+from seektune.types import Example, Message, Pair, Row
 
-Write = Callable[..., Path]
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 QA = {"question": "Which vitamin?", "options": {"A": "C", "B": "D"}, "answer_idx": "B"}
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+MEDMCQA = {"question": "?", "opa": "w", "opb": "x", "opc": "y", "opd": "z"}
 
 
-def test_messages_are_read_turn_by_turn(write: Write) -> None:
-    path = write([{"messages": [{"role": "system", "content": "be kind"}, *CHAT["messages"]], "id": 7}])
-    (example,) = read_records([path])
-    assert example.messages == (
-        Message("system", "be kind"),
-        Message("user", "hi"),
-        Message("assistant", "hello"),
-    )
-    assert (example.row_id, example.options, example.answer) == (f"{path}:1", (), None)
+def record(fields: dict[str, Any], line: int = 1) -> Record:
+    return Record("rows.jsonl", line, fields)
 
 
-@pytest.mark.parametrize("options", [{"A": "C", "B": "D"}, ["C", "D"]])
-def test_a_question_lists_its_lettered_options_and_the_answer_repeats_one(
-    write: Write, options: object
-) -> None:
-    (example,) = read_records(write([QA | {"options": options}]))
-    assert example.messages == (
-        Message("user", f"Which vitamin?\nA. C\nB. D\n{QA_INSTRUCTION}"),
-        Message("assistant", "B. D"),
-    )
-    assert (example.options, example.answer) == (("A. C", "B. D"), 1)
-
-
-def test_a_classification_answers_with_the_label_among_all_labels_seen(write: Write) -> None:
-    first = write([{"text": "where?", "label": "place"}], "a.jsonl")
-    second = write([{"text": "who?", "label": "person"}, {"text": "how many?", "label": 3}], "b.jsonl")
-    examples = read_records([first, second])
-    assert [example.options for example in examples] == [("3", "person", "place")] * 3
-    assert [example.messages[-1].content for example in examples] == ["place", "person", "3"]
-    assert [example.answer for example in examples] == [2, 1, 0]
-
-
-def test_labels_can_be_given_in_an_order_of_their_own(write: Write) -> None:
-    (example,) = read_records(
-        write([{"text": "who?", "label": "person"}]), labels=("place", "person", "thing")
-    )
-    assert (example.options, example.answer) == (("place", "person", "thing"), 1)
-
-
-def test_a_record_may_bring_its_own_labels(write: Write) -> None:
-    (example,) = read_records(write([{"text": "who?", "label": 1, "options": [0, 1]}]))
-    assert (example.options, example.answer) == (("0", "1"), 1)
-
-
-def test_the_prefix_opens_every_user_turn_and_no_other(write: Write) -> None:
-    path = write([{"messages": [*CHAT["messages"], *CHAT["messages"]]}])
-    (example,) = read_records([path], prompt_prefix="[MEDICAL] 问题:")
-    assert [turn.content for turn in example.messages] == ["[MEDICAL] 问题:hi", "hello"] * 2
-    for record, text in ((QA, "Which vitamin?"), ({"text": "who?", "label": "x"}, "who?")):
-        (example,) = read_records(write([record]), prompt_prefix="[MEDICAL] 问题:")
-        assert example.messages[0].content.startswith(f"[MEDICAL] 问题:{text}")
-
-
-def test_each_file_has_a_format_of_its_own(write: Write) -> None:
-    examples = read_records([write([QA], "qa.jsonl"), write([CHAT], "chat.jsonl")])
-    assert [len(example.options) for example in examples] == [2, 0]
+def source(**chosen: Any) -> SourceConfig:
+    return SourceConfig(path="rows.jsonl", **chosen)
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("fields", "name"),
     [
-        (QA | {"answer_idx": "E"}, "answer_idx is 'E', but the options are A, B"),
-        (QA | {"answer_idx": 1}, "answer_idx is 1, but the options are A, B"),
-        (QA | {"answer_idx": ["A"]}, r"answer_idx is \['A'\], but the options are A, B"),
-        (QA | {"options": {"A": "x"}}, "2 to 26 options"),
-        (QA | {"options": "A B"}, "2 to 26 options"),
-        (QA | {"options": ["x"] * 27}, "2 to 26 options"),
-        (QA | {"options": {"A": "x", "B": None}}, "option B must be text or a number, is None"),
-        (QA | {"question": " "}, "`question` must be text, is ' '"),
-        ({"text": "who?", "label": True}, "`label` must be text or a number, is True"),
-        ({"text": None, "label": "x"}, "`text` must be text, is None"),
-        ({"text": "who?", "label": "x", "options": ["y", "z"]}, "label 'x' is not among y, z"),
-        ({"text": "who?", "label": "y", "options": ["y", "y"]}, "an option occurs twice"),
-        ({"text": "who?", "label": "y", "options": "y"}, "must be a list of labels"),
-        ({"messages": []}, "must be a list"),
-        ({"messages": ["hi"]}, "message 0 is not an object"),
-        (
-            {"messages": [{"role": "human", "content": "hi"}]},
-            "the role 'human'; known roles: system, user, assistant",
-        ),
-        ({"messages": [{"role": ["user"], "content": "hi"}]}, r"the role \['user'\]"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
-            r"message 0 \(user\) must have text",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "hi", "loss_weight": 0.0}]},
-            "loss_weight, which would be ignored",
-        ),
-        ({"messages": CHAT["messages"][:1]}, "an assistant turn last, has user"),
-        ({"messages": CHAT["messages"][1:]}, "needs a user turn"),
+        (CHAT, "messages"),
+        (CHAT | {"label": True}, "kto"),
+        (CHAT | {"label": "cardiology"}, "messages"),
+        ({"prompt": "q", "completion": "a", "label": False}, "kto"),
+        ({"conversations": [], "tools": ""}, "sharegpt"),
+        ({"conversations": [], "chosen": {}, "rejected": {}}, "preference"),
+        ({"chosen_messages": [], "rejected_messages": []}, "preference"),
+        ({"prompt": "", "chosen": "", "rejected": ""}, "preference"),
+        ({"instruction": "", "input": "", "output": ""}, "alpaca"),
+        ({"question": "", "answer": ""}, "alpaca"),
+        ({"image": "a.png", "caption": "x"}, "alpaca"),
+        (QA, "qa"),
+        ({"question": "", "choices": [], "answer": 0, "subject": ""}, "qa"),
+        (MEDMCQA | {"cop": 1, "exp": ""}, "medmcqa"),
+        ({"QUESTION": "", "CONTEXTS": [], "final_decision": "no"}, "pubmedqa"),
+        ({"question": "", "context": "", "answer": "maybe"}, "pubmedqa"),
+        ({"question": "", "context": "", "answer": "In 1901."}, "alpaca"),
+        ({"Question": "", "Options": "", "Answer": "AB", "Explanation": ""}, "cmexam"),
+        ({"text": "", "label": 1}, "classification"),
+        ({"Question": "", "Complex_CoT": "", "Response": ""}, "reasoning"),
+        (QA | {"complex_cot": "", "response": ""}, "reasoning"),
+        ({"text": "", "url": ""}, "text"),
+        ({"text": "", "kind": "markdown"}, "document"),
     ],
 )
-def test_a_record_that_does_not_fit_is_named_by_file_and_line(write: Write, record: Any, said: str) -> None:
-    good = CHAT if "messages" in record else {"text": "a", "label": "y"} if "text" in record else QA
-    with pytest.raises(DataError, match=f"rows.jsonl:2: .*{said}"):
-        read_records(write([good, record]))
+def test_the_format_is_told_from_the_fields(fields: dict[str, Any], name: str) -> None:
+    assert format_of(record(fields)) == name
+    assert format_of(record(fields), name) == name
 
 
-def test_a_label_outside_the_given_labels_names_the_near_miss(write: Write) -> None:
-    with pytest.raises(DataError, match=r"rows.jsonl:1: the label 'surgary' .* did you mean 'surgery'"):
-        read_records(write([{"text": "a", "label": "surgary"}]), labels=("surgery", "anatomy"))
+def test_an_unknown_shape_is_refused_with_what_was_seen_and_the_nearest_format() -> None:
+    seen = "rows.jsonl:1 has the fields question, options; "
+    with pytest.raises(DataError, match=f"^{seen}the nearest format is qa, which also needs answer_idx"):
+        format_of(record({"question": "?", "options": ["x"]}))
+    with pytest.raises(DataError, match=r"no fields at all"):
+        format_of(record({}))
 
 
-def test_a_later_record_without_the_files_fields_is_named(write: Write) -> None:
-    with pytest.raises(
-        DataError, match=r"rows.jsonl:2: `answer_idx` is missing; the record has question, options"
-    ):
-        read_records(write([QA, {key: QA[key] for key in ("question", "options")}]))
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"question": "?", "option": ["x"], "answer": "x"},
+            "qa, .* needs options; .*{options: option}",
+        ),
+        ({"text": "?", "labels": 1}, "classification, .* needs label; .*{label: labels}"),
+    ],
+)
+def test_a_misspelt_column_is_not_silently_left_out(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        format_of(record(fields))
 
 
-def test_an_unknown_shape_is_refused_with_what_was_seen_and_the_nearest_format(write: Write) -> None:
-    seen = {"question": "?", "option": ["x"], "answer": "x"}
-    with pytest.raises(
-        DataError, match=r"question, option, answer; the nearest format is qa.* options, answer_idx"
-    ):
-        read_records(write([seen]))
-    with pytest.raises(DataError, match=r"the fields nothing|no fields at all"):
-        read_records(write([{}]))
+def test_columns_give_fields_to_any_names() -> None:
+    fields = {"frage": "?", "antwort": "!", "question": "unrelated"}
+    chosen = {"instruction": "frage", "output": "antwort"}
+    assert format_of(record(fields), columns=chosen) == "alpaca"
+    row = converter(source(columns=chosen), "alpaca")(record(fields))
+    assert row == Example((Message("user", "?"), Message("assistant", "!")), "rows.jsonl:1")
+    with pytest.raises(DataError, match="`antwort` is missing; the record has frage"):
+        converter(source(columns=chosen), "alpaca")(record({"frage": "?"}))
 
 
-def test_a_named_format_is_not_guessed(write: Write) -> None:
+def test_a_named_format_is_not_guessed() -> None:
     with pytest.raises(DataError, match="the format is classification, which also needs text, label"):
-        read_records(write([QA]), format="classification")
-    with pytest.raises(DataError, match="unknown data format 'alpaca'; known: auto, messages, qa"):
-        read_records(write([QA]), format="alpaca")
+        format_of(record(QA), "classification")
+    with pytest.raises(DataError, match="unknown data format 'alpaka'; known: auto, preference"):
+        format_of(record(QA), "alpaka")
 
 
-def test_an_empty_file_is_an_error_not_an_empty_list(write: Write) -> None:
-    with pytest.raises(DataError, match=r"rows\.jsonl holds no records"):
-        read_records(write([]))
+def test_most_of_the_records_decide() -> None:
+    records = [record({"quest": 1}), record(QA), record(QA)]
+    assert detect(records) == "qa"
+    with pytest.raises(DataError, match="has the fields quest"):
+        detect(records[:1])
+    with pytest.raises(DataError, match="no records"):
+        detect([])
 
 
-@given(
-    st.dictionaries(st.sampled_from([key for keys in FIELDS.values() for key in keys]) | st.text(), st.none())
-)
-def test_detection_names_a_format_whose_fields_are_there_or_refuses(fields: dict[str, None]) -> None:
-    record = Record("rows.jsonl", 3, dict(fields))
-    complete = [name for name, needed in FIELDS.items() if all(key in fields for key in needed)]
-    if complete:
-        assert format_of(record) == complete[0]
-    else:
-        with pytest.raises(DataError, match=r"rows.jsonl:3 has the fields"):
-            format_of(record)
+def test_tags_of_another_format_are_refused() -> None:
+    with pytest.raises(DataError, match="tags: alpaca has no 'role_tag'; known: none"):
+        converter(source(tags={"role_tag": "role"}), "alpaca")
+    with pytest.raises(DataError, match="tags: messages has no 'user'; known: role_tag, content_tag"):
+        converter(source(tags={"user": "role"}), "messages")
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "options"),
+    ("cops", "tags", "answer"),
     [
-        ("medqa/dev_5opt.jsonl", 1272, {5}),
-        ("medmcqa/validation.jsonl", 4183, {4}),
-        ("cmexam/practice_train.jsonl", 5330, {4, 5}),
-        ("trec/train.jsonl", 5452, {6}),
-        ("sst2/dev.jsonl", 872, {2}),
-        ("esft_intent/train.jsonl", 7280, {0}),
+        (["0", "1"], {}, "C. y"),
+        (["-1", "2"], {}, "C. y"),
+        (["4", "1"], {}, "B. x"),
+        (["1"], {"first_option": "0"}, "C. y"),
+        (["1"], {"first_option": "1"}, "B. x"),
     ],
 )
-def test_real_files_are_read_to_the_last_row(
-    real_data: Path, name: str, rows: int, options: set[int]
-) -> None:
-    examples = read_records([real_data / name])
-    assert len(examples) == rows
-    assert {len(example.options) for example in examples} == options
-    for example in examples:
-        assert not example.options or example.messages[-1].content == example.options[example.answer or 0]
+def test_medmcqa_counts_as_its_file_does(cops: Sequence[str], tags: dict[str, str], answer: str) -> None:
+    row = converter(source(tags=tags), "medmcqa", cops)(record(MEDMCQA | {"cop": 2}))
+    assert isinstance(row, Example)
+    assert row.messages[-1].content == answer
+
+
+@pytest.mark.parametrize(
+    ("cops", "tags", "said"),
+    [
+        (["1", "3"], {}, r"values seen \(1, 3\) do not tell"),
+        (["0", "4"], {}, r"values seen \(0, 4\) do not tell"),
+        ([], {"first_option": "2"}, "first_option must be 0 or 1"),
+    ],
+)
+def test_medmcqa_is_never_guessed(cops: Sequence[str], tags: dict[str, str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        converter(source(tags=tags), "medmcqa", cops)
+
+
+def test_labels_are_told_ahead_of_the_rows() -> None:
+    assert label_of(record({"text": "x", "label": 1}), source()) == "1"
+    assert label_of(record({"text": "x", "y": "b"}), source(columns={"label": "y"})) == "b"
+    assert label_of(record(MEDMCQA | {"cop": 0}), source(), "medmcqa") == "0"
+    with pytest.raises(DataError, match=r"rows.jsonl:1: `label` is missing"):
+        label_of(record({"text": "x"}), source())
+
+
+def test_a_prefix_opens_user_turns_and_a_system_prompt_only_rows_without_one() -> None:
+    row = converter(source(), "messages")(record({"messages": CHAT["messages"] * 2}))
+    assert dress(row) is row
+    dressed = dress(row, "[MEDICAL] 问题:", "be kind")
+    assert isinstance(dressed, Example)
+    assert [turn.content for turn in dressed.messages] == ["be kind", *["[MEDICAL] 问题:hi", "hello"] * 2]
+    assert dress(dressed, system="be brief") == dressed
+    pair = Pair((Message("user", "hi"),), Message("assistant", "a"), None, "rows.jsonl:1")
+    assert dress(pair, "> ", "s") == Pair(
+        (Message("system", "s"), Message("user", "> hi")), pair.chosen, None, "rows.jsonl:1"
+    )
+    text = Example((Message("assistant", "Once"),), "rows.jsonl:1")
+    assert dress(text, "> ", "s") is text
+
+
+COLUMN = st.sampled_from(
+    sorted({name for layout in FORMATS.values() for names in layout.columns.values() for name in names})
+)
+
+
+@given(st.dictionaries(COLUMN | st.text(), st.none()))
+def test_detection_names_a_format_whose_fields_are_there_or_refuses(fields: dict[str, None]) -> None:
+    try:
+        name = format_of(record(fields, 3))
+    except DataError as error:
+        found = str(error)
+    else:
+        layout = FORMATS[name]
+        assert any(all(fields.keys() & layout.columns[field] for field in need) for need in layout.needs)
+        found = "rows.jsonl:3 has the fields"
+    assert found.startswith("rows.jsonl:3 has the fields")
+
+
+REAL = (
+    ("medqa/dev_5opt.jsonl", "qa", 1272),
+    ("medqa/train_subset_4opt.jsonl", "qa", 1030),
+    ("medqa/train_o1demo_cot.jsonl", "reasoning", 194),
+    ("medmcqa/validation.jsonl", "qa", 4183),
+    ("pubmedqa/train.jsonl", "pubmedqa", 500),
+    ("cmexam/practice_train.jsonl", "qa", 5330),
+    ("sst2/train.jsonl", "classification", 6920),
+    ("sst2/dev.jsonl", "classification", 872),
+    ("trec/train.jsonl", "classification", 5452),
+    ("esft_intent/train.jsonl", "messages", 7280),
+    ("formats/huatuo_o1_demo.json", "reasoning", 198),
+    ("formats/lf_alpaca_en_demo.json", "alpaca", 999),
+    ("formats/lf_alpaca_zh_demo.json", "alpaca", 1000),
+    ("formats/lf_dpo_zh_demo.json", "preference", 300),
+    ("formats/lf_glaive_toolcall_zh_demo.json", "sharegpt", 300),
+    ("formats/lf_identity.json", "alpaca", 91),
+    ("formats/lf_kto_en_demo.json", "kto", 300),
+    ("formats/lf_mllm_demo.json", "messages", 6),
+    ("formats/lf_reason_tool_use_demo_50.jsonl", "messages", 50),
+    ("formats/lf_v1_dpo_demo.jsonl", "preference", 10),
+    ("formats/lf_v1_sft_demo.jsonl", "messages", 500),
+    ("formats/mg_dpo_zh_500.jsonl", "preference", 500),
+    ("formats/mg_medical_sft_1K_format.jsonl", "sharegpt", 1000),
+    ("formats/mg_sample.jsonl", "alpaca", 32),
+    ("vision/coco2/mllm_pretrain_image_example_data_new.jsonl", "messages", 12),
+    ("vision/coco2/mllm_sft_multi_image_example_data_new.jsonl", "messages", 11),
+    ("vision/coco2/mllm_sft_single_image_example_data_new.jsonl", "messages", 22),
+    ("vision/xray/captions_zh.jsonl", "alpaca", 6423),
+)
+
+
+def rows_of(path: Path, name: str, columns: dict[str, str]) -> list[Row]:
+    chosen = SourceConfig(path=str(path), columns=columns)
+    found = list(read(chosen))
+    records = [seen for seen in found if isinstance(seen, Record)]
+    assert records == found
+    assert detect(records[:20], columns=columns) == name
+    labels = sorted({label_of(seen, chosen) for seen in records}) if name == "classification" else ()
+    return list(map(converter(chosen, name, labels), records))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+@pytest.mark.parametrize(("file", "name", "count"), REAL)
+def test_real_files_load_to_the_last_record(file: str, name: str, count: int) -> None:
+    columns = {"images": "image_id", "output": "caption"} if "captions" in file else {}
+    rows = rows_of(DATA / file, name, columns)
+    assert len(rows) == count
+    for row in rows:
+        if isinstance(row, Example):
+            assert not row.options or row.messages[-1].content == row.options[row.answer or 0]
+            assert row.messages[-1].role == "assistant"
+        else:
+            assert row.chosen or row.rejected
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+def test_no_real_file_of_records_is_left_out() -> None:
+    files = {str(path.relative_to(DATA)) for path in DATA.rglob("*.json*")}
+    others = {path for path in files if "golden" in path or path.endswith("dataset_info.json")}
+    assert files - others == {file for file, _, _ in REAL}
