@@ -12,7 +12,7 @@ from types import MappingProxyType
 from seektune.config.data import SourceConfig
 from seektune.data.conversations import TAGS, conversation
 from seektune.data.fields import Columns, Fields, listed, mapped, view
-from seektune.data.instructions import instruction, plain, reasoning
+from seektune.data.instructions import extracted, instruction, plain, reasoning
 from seektune.data.layouts import FORMATS, columns_of, unread
 from seektune.data.preferences import preference, rated
 from seektune.data.questions import DECISIONS, classified, cop_of, decision, medmcqa, question
@@ -90,7 +90,7 @@ def converter(source: SourceConfig, name: str, labels: Sequence[str] = ()) -> Ca
         "qa": question,
         "alpaca": instruction,
         "text": plain,
-        "document": plain,
+        "document": extracted,
     }
     understood = convert[name]
     return lambda record: understood(Fields(record.row_id, record.fields, columns))

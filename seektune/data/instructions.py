@@ -31,6 +31,14 @@ def plain(fields: Fields) -> Example:
     return Example((Message("assistant", fields.text("text")),), fields.row_id)
 
 
+def extracted(fields: Fields) -> Example:
+    """A question and its answer taken from a document, or the document as plain text."""
+    if not fields.has("question"):
+        return plain(fields)
+    messages = (Message("user", fields.text("question")), Message("assistant", fields.text("answer")))
+    return Example(messages, fields.row_id)
+
+
 def prompt_of(fields: Fields) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """System prompt, history and user turn of Alpaca's columns, and the images; no mark: in front."""
     images = images_of(fields)

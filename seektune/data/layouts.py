@@ -103,7 +103,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "classification": Format(
             {"text": ("text",), "label": ("label",), "options": ("options",)}, (("text", "label"),)
         ),
-        "document": Format({"text": ("text",), "kind": ("kind",)}, (("text", "kind"),)),
+        "document": Format(  # a pair taken from a document, or the document whole
+            {key: (key,) for key in ("text", "kind", "question", "answer", "span")},
+            (("text", "kind"), ("question", "answer", "span")),
+        ),
         "text": Format({"text": ("text",)}, (("text",),)),
     }
 )

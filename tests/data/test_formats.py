@@ -58,6 +58,7 @@ def source(**chosen: Any) -> SourceConfig:
         (QA | {"complex_cot": "", "response": ""}, "reasoning"),
         ({"text": "", "url": ""}, "text"),
         ({"text": "", "kind": "markdown"}, "document"),
+        ({"title": "", "images": [], "answer": "x"}, "alpaca"),
     ],
 )
 def test_the_format_is_told_from_the_fields(fields: dict[str, Any], name: str) -> None:
@@ -86,6 +87,13 @@ def test_an_unknown_shape_is_refused_with_what_was_seen_and_the_nearest_format()
 def test_a_misspelt_column_is_not_silently_left_out(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         format_of(record(fields))
+
+
+def test_pairs_of_a_document_are_read_when_the_source_is_one() -> None:
+    pair = record({"question": "?", "answer": "!", "span": [0, 2]})
+    assert detect([pair], "document") == "document"
+    row = converter(source(format="document"), "document")(pair)
+    assert row == Example((Message("user", "?"), Message("assistant", "!")), "rows.jsonl:1")
 
 
 def test_columns_give_fields_to_any_names() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.data.fields import Fields
-from seektune.data.instructions import instruction, plain, reasoning
+from seektune.data.instructions import extracted, instruction, plain, reasoning
 from seektune.data.layouts import FORMATS
 from seektune.errors import DataError
 from seektune.types import Message
@@ -111,6 +111,16 @@ def test_plain_text_has_no_user_turn() -> None:
     assert plain(fields("text", text="Once upon a time")).messages == (
         Message("assistant", "Once upon a time"),
     )
+
+
+def test_a_document_gives_pairs_or_stands_whole() -> None:
+    pair = {"question": "何时?", "answer": "饭后。", "span": [0, 9]}
+    assert extracted(fields("document", **pair)).messages == (
+        Message("user", "何时?"),
+        Message("assistant", "饭后。"),
+    )
+    whole = extracted(fields("document", text="# Title\n", kind="markdown"))
+    assert whole.messages == (Message("assistant", "# Title\n"),)
 
 
 def tried(read: Callable[..., Any], *args: Any, **named: Any) -> Any:
