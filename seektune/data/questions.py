@@ -140,8 +140,7 @@ def _split_options(text: str) -> dict[str, str]:
 
 def _letters(fields: Fields, options: Mapping[str, str]) -> list[str]:
     """The keys of the right options, in order: a letter, several, a list's index, or an option's text."""
-    value, name = fields.need("answer_idx"), fields.column("answer_idx")
-    keys = list(options)
+    value, keys = fields.need("answer_idx"), list(options)
     if isinstance(value, int) and not isinstance(value, bool) and isinstance(fields.get("options"), list):
         value = keys[value] if 0 <= value < len(keys) else value
     chosen = [value] if isinstance(value, str) else []
@@ -149,20 +148,21 @@ def _letters(fields: Fields, options: Mapping[str, str]) -> list[str]:
         same = [key for key, text in options.items() if text.strip() == value.strip()]
         chosen = same if len(same) == 1 else list(_BETWEEN.sub("", value))
     if not chosen or not options.keys() >= set(chosen) or len(set(chosen)) < len(chosen):
-        raise fields.wrong(f"{name} is {shown(fields.get('answer_idx'))}, but the options are {listed(keys)}")
-    _check_text(fields, options, chosen, name)
+        name, said = fields.column("answer_idx"), shown(fields.get("answer_idx"))
+        raise fields.wrong(f"{name} is {said}, but the options are {listed(keys)}")
+    if len(chosen) == 1:
+        _check_text(fields, options, chosen[0])
     return sorted(chosen, key=keys.index)
 
 
-def _check_text(fields: Fields, options: Mapping[str, str], chosen: Sequence[str], name: str) -> None:
+def _check_text(fields: Fields, options: Mapping[str, str], letter: str) -> None:
     """DataError where the record's `answer` is the text of an option other than the chosen one."""
     text = fields.get("answer")
-    if len(chosen) > 1 or name == fields.column("answer") or text in (chosen[0], options[chosen[0]]):
+    if not isinstance(text, str) or text in (letter, options[letter]):
         return
-    if isinstance(text, str) and (text in options or text in options.values()):
-        raise fields.wrong(
-            f"{name} is {chosen[0]!r}, but `answer` is {shown(text)}: which of the two is right?"
-        )
+    name = fields.column("answer_idx")
+    if name != fields.column("answer") and (text in options or text in options.values()):
+        raise fields.wrong(f"{name} is {letter!r}, but `answer` is {shown(text)}: which of the two is right?")
 
 
 def _closed(fields: Fields, text: str, options: tuple[str, ...], answer: int) -> Example:
