@@ -37,8 +37,17 @@ _MOJIBAKE_START = re.compile(
     "(?:(?<=[\x80-\x9f])|(?<=[ÃÂ]) |(?<=[Â-ôĂ-ž‚├ΓΒΞΟβāв])[\x80-ž\u02c6-\u02dd\u2013-\u203a€™ЂÇ⌐]"
     "|(?<=√)[±∂†≠®™´≤≥¥µø©]|(?<=[ВГРС])[^\x00-\x7fА-я])"
 )
-_AMBIGUOUS = re.compile("(?<![À-ß][\x80-\xbf])([À-ÁÄ-ß][\xa0-\xbf]|√[±∂†≠≤≥µø]|≈[°¢])(?![À-ß][\x80-\xbf])")
+_AMBIGUOUS = re.compile(
+    "(?<![À-ß][\x80-\xbf\u0152-\u2122])([À-ÁÄ-ß][\xa0-\xbf]|√[±∂†≠≤≥µø]|≈[°¢])(?![À-ß][\x80-\xbf\u0152-\u2122])"
+)
 """Å², ×³, Ø±, √≥: what would be one wrong letter is two right signs in a formula."""
+
+_USUAL = re.compile(
+    "[\n\xa0-\u017fΑ-ωЁА-яё\u05d0-\u05ea\u0600-\u06ff\u0900-\u097f\u0e00-\u0e7f\u1ea0-\u1ef9"
+    "\u2002-\u205f\u2070-\u20bf\u2100-\u2bff\u3000-\u9fff\uac00-\ud7af\uf900-\ufb06\ufe0f\uff00-\uffef"
+    "\U0001f000-\U0001faff\U00020000-\U0003ffff]"
+)
+"""Characters a repair may bring in; a rarer one says that the text was right as it was."""
 
 _SHORT_LINE = 120
 _BOILERPLATE = re.compile(
@@ -48,7 +57,7 @@ _BOILERPLATE = re.compile(
     r"|(?:share|follow us) on (?:facebook|twitter|x|linkedin|instagram|wechat|weibo)\b.*"
     r"|(?:read more|learn more|back to top|skip to (?:main )?content|advertisement|privacy policy"
     r"|terms of (?:use|service))\.?"
-    r"|.*(?:关注|扫描?|长按|添加|搜索).{0,12}(?:公众号|二维码|微信).*|微信公众号[:：].*"
+    r"|.*(?:关注|扫描?|长按|添加|搜索).{0,12}(?:公众号|二维码|微信号).*|微信公众号[:：].*"
     r"|(?:点击(?:这里|此处|下方|上方|阅读原文|蓝字)|阅读原文|点击查看(?:更多|全文|详情)).{0,40}"
     r"|(?:未经(?:授权|许可|允许)|转载请|欢迎转载|本文(?:来源|转自|版权)|版权所有|责任编辑[:：]).*"
     r"|(?:免责声明[:：].*|上一篇[:：].*|下一篇[:：].*|返回(?:顶部|首页)|分享到[:：].*)",
@@ -150,8 +159,8 @@ def mojibake() -> Callable[[str], str]:
         if not evidence:
             return text
         fixed = fix_encoding(text, config)
-        lost = fixed.count("\ufffd") > text.count("\ufffd")
-        return text if lost or badness(fixed) >= evidence else fixed
+        usual = all(_USUAL.match(sign) for sign in set(fixed) - set(text))
+        return fixed if usual and badness(fixed) < evidence else text
 
     def fix(text: str) -> str:
         if text.isascii() or not _MOJIBAKE_START.search(text):

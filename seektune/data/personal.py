@@ -36,7 +36,8 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _COUNTED = re.compile(
-    r"\s?(?:[/%‰个万亿元年]|(?:mg|[µu]g|ml|iu|u|cells|copies|cfu|bp)(?![a-z]))", re.IGNORECASE
+    r"/(?:[dmµμ]?[lg]|[mµμ升毫微])|\s?(?:[%‰个万亿元年]|(?:mg|[µu]g|ml|iu|u|cells|copies|cfu|bp)(?![a-z]))",
+    re.IGNORECASE,
 )
 _NO_PHONE = re.compile(r"(?:19|20)\d\d ?- ?(?:19|20)\d\d|(?:19|20)\d\d-\d\d?-\d\d?|\d+0{6,}")
 
