@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -34,6 +35,18 @@ def write_report(folder: Path | str, runs: Sequence[Path] = (), *, verdicts: Seq
 
 def render(summaries: Sequence[Summary], verdicts: Sequence[str] = ()) -> str:
     """The page as text; everything from the runs is escaped."""
+    spoken = [*verdicts, *[""] * (len(summaries) - len(verdicts))]
+    return page(
+        "report.html.jinja",
+        runs=list(zip(summaries, spoken, strict=True)),
+        checks=CHECKS,
+        accuracy_bars=accuracy_bars,
+        loss_curve=loss_curve,
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template of this folder filled with `values`, which are escaped; a name it lacks is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -41,10 +54,4 @@ def render(summaries: Sequence[Summary], verdicts: Sequence[str] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    spoken = [*verdicts, *[""] * (len(summaries) - len(verdicts))]
-    return environment.get_template("report.html.jinja").render(
-        runs=list(zip(summaries, spoken, strict=True)),
-        checks=CHECKS,
-        accuracy_bars=accuracy_bars,
-        loss_curve=loss_curve,
-    )
+    return environment.get_template(template).render(values)
