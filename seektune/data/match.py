@@ -144,9 +144,9 @@ def match(train: Sequence[str], target: Sequence[str], seed: int = 0, names: Seq
 def area_under_curve(scores: NDArray[np.float64], size: int, sure: float = SURE) -> Area:
     """Area under the ROC curve of (2·size,) scores, the first `size` of training texts.
 
-    The interval, `sure` standard deviations to either side, is Newcombe's
-    (method 5): every area whose own spread reaches the one seen. Unlike an interval around the estimate it
-    has a width at 1, too, and at 0.5 it is the rank test's.
+    The interval, `sure` standard deviations to either side, is Newcombe's (method 5): every area whose own
+    spread reaches the one seen. Unlike an interval around the estimate it has a width at 1, too, and at 0.5
+    it is the rank test's.
     """
     order = np.sort(scores[:size])
     low, high = (np.searchsorted(order, scores[size:], side) for side in ("left", "right"))

@@ -17,7 +17,8 @@ SECTIONS: Mapping[str, Any] = MappingProxyType(
         "splits": {}, "sources": [], "quarantine": {}, "drops": {}, "cleaning": {}, "lint": {},
         "duplicates": {"exact": 0, "near": 0, "conflicts": 0, "capped": False, "pairs": []},
         "leakage": {"exact": 0, "near": 0, "pairs": []},
-        "template": "", "template_differs": None, "lengths": {}, "packing": {}, "profile": {}, "match": None,
+        "lengths": {"train": {}, "costliest": [], "histogram": {}, "max_length": None, "too_long": ""},
+        "template": "", "template_differs": None, "packing": {}, "profile": {}, "match": None,
         "negatives": None, "sample": None, "cpu_seconds": 0,
     }
 )  # fmt: skip
@@ -41,7 +42,7 @@ LANGUAGES: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 LEAST_FILL, MOST_IMBALANCE = 0.9, 10
-HEAD = TAIL = 500  # tokens of the sample that are shown
+HEAD = TAIL = 300  # tokens of the sample that are shown
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
@@ -181,7 +182,7 @@ def _unevenness(profile: Mapping[str, Any]) -> Iterator[str]:
 def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
     """The report with every section there; a section's missing parts are filled in too."""
     filled = dict(SECTIONS) | dict(given)
-    parts = {name: {**SECTIONS[name], **filled[name]} for name in ("duplicates", "leakage")}
+    parts = {name: {**SECTIONS[name], **filled[name]} for name in ("duplicates", "leakage", "lengths")}
     return filled | parts
 
 
