@@ -48,7 +48,7 @@ def _under(layout: Layout, bounds: Sequence[Mark], index: int, question: tuple[i
     """A heading's question with its answer; labels below it leave it to them."""
     mark, text = bounds[index], layout.text
     begin, end, whole = layout.lines[mark.line].end, len(text), True
-    for other in bounds[index + 1 :]:
+    for other in (bounds[place] for place in range(index + 1, len(bounds))):
         closes = other.kind in ("heading", "end") and other.level <= mark.level
         if closes or (other.kind == "break" and mark.level == MINOR):
             end = other.start

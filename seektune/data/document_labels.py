@@ -10,7 +10,6 @@ from seektune.data.document_marks import Mark
 from seektune.data.document_spans import (
     Found,
     answer_range,
-    has_words,
     lines_between,
     may_ask,
     question_range,
@@ -56,7 +55,7 @@ def _alone(layout: Layout, asked: Mark, end: int) -> Found:
 
 
 def _pair(layout: Layout, asked: Mark, answer: Mark, end: int) -> Found:
-    question = question_range(layout.text, asked.content, answer.start)
+    question = question_range(layout.text, asked.content, asked.stop or answer.start)
     if question is None:
         return Found(asked.start, None)
     return Found(asked.start, question, answer_range(layout, answer.content, end, answer.emphasis))
@@ -71,7 +70,7 @@ def _belong(asked: Mark, answer: Mark) -> bool:
 
 def _end(layout: Layout, marks: Sequence[Mark], index: int, level: int) -> int:
     """Where the answer of `marks[index]` ends: at the next question, rule or heading not below its own."""
-    for mark in marks[index + 1 :]:
+    for mark in (marks[place] for place in range(index + 1, len(marks))):
         if mark.kind == "question" or (mark.kind == "break" and level in (0, MINOR)):
             return mark.start
         if mark.kind == "heading" and (mark.level <= level or not level):
@@ -112,10 +111,9 @@ def _implied(layout: Layout, marks: Sequence[Mark], above: int, answer: Mark) ->
         return None
     marks = [mark for mark in marks if mark.kind != "end"]
     last = marks[-1] if marks else None
-    near = lines[max(0, len(lines) - IMPLIED_LINES)].start
-    if last and last.kind in ("item", "heading") and last.start >= near:
-        return _above(layout, marks, answer)
-    line = lines[-1]
+    line, near = lines[-1], lines[max(0, len(lines) - IMPLIED_LINES)].start
+    if last and last.start >= {"item": near, "heading": line.start}.get(last.kind, answer.start):
+        return _above(layout, marks)
     words = layout.text[line.start : line.end].strip(" \t*_")
     if line.kind != "text" or not words.endswith(("?", "？")) or (last and last.start >= line.start):
         return None
@@ -126,13 +124,12 @@ def _implied(layout: Layout, marks: Sequence[Mark], above: int, answer: Mark) ->
     return Mark("question", answer.line, first.start, first.start)
 
 
-def _above(layout: Layout, marks: Sequence[Mark], answer: Mark) -> Mark | None:
+def _above(layout: Layout, marks: Sequence[Mark]) -> Mark | None:
     """The item or heading above an answer's label as its question; not in a list of questions and its key."""
-    last, text = marks[-1], layout.text
+    last = marks[-1]
     if last.kind == "heading":
-        between = has_words(text, layout.lines[last.line].end, answer.start)
-        asks = may_ask(text[last.content : last.stop].strip(" *_"))
-        return replace(last, kind="question", style="title") if asks and not between else None
+        asks = may_ask(layout.text[last.content : last.stop].strip(" *_"))
+        return replace(last, kind="question", style="title") if asks else None
     earlier = [mark for mark in marks[:-1] if mark.kind == "item" and mark.style == last.style]
     if earlier and int(earlier[-1].number) == int(last.number) - 1 and not _told(layout, earlier[-1], last):
         return None

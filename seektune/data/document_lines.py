@@ -55,8 +55,8 @@ class Layout:
         """The range of the file that `text[start:end]` was read from; in HTML that of its whole lines."""
         if not self.places:
             return start, end
-        starts = [line.start for line in self.lines]
-        first, last = bisect_right(starts, start) - 1, bisect_right(starts, max(start, end - 1)) - 1
+        first = bisect_right(self.lines, start, key=lambda line: line.start) - 1
+        last = bisect_right(self.lines, max(start, end - 1), key=lambda line: line.start) - 1
         return self.places[first][0], self.places[last][1]
 
 

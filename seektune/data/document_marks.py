@@ -35,7 +35,7 @@ _INLINE = {
 _KEY = re.compile(r"[ \t*_]*(?:(?:参考|标准)?答案|(?i:answers|answer key)[:：]?)[ \t*_]*$")
 _OPTION_B = re.compile(r"[ \t]*(?:[-*+][ \t]+)?[*_(（]{0,3}B[.:：、．)）]")
 _ITEM = re.compile(
-    r" {0,3}(?P<bold>[*_]{0,3})"
+    r"(?P<indent> {0,3})(?P<bold>[*_]{0,3})"
     r"(?:(?P<open>[(（])?(?P<digits>\d{1,3})(?:(?P<end>[)）、])|(?P<dot>[.．])(?!\d))"
     rf"|(?P<han>[{NUMERALS}]{{1,3}})、|(?P<circled>[{_CIRCLED}]))[ \t]*"
 )
@@ -140,6 +140,7 @@ def _item(found: re.Match[str], index: int) -> Mark:
         number, style = _numeral(found["han"]), NUMERALS
     else:
         number, style = _CIRCLED.index(found["circled"]) + 1, _CIRCLED
+    style += " " * (len(found["indent"]) // 2)  # a step to the right is a list of its own
     return Mark("item", index, found.start(), found.end(), 0, 0, str(number), style, found["bold"])
 
 
