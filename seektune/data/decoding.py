@@ -33,6 +33,8 @@ _BOMS = (  # the longer ones first: a UTF-32 mark starts with a UTF-16 one
 _WIDTHS = MappingProxyType({"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4})
 _CHINESE_PAIRS = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
 _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
+_MISREAD = "the line is utf-8 text in a gb18030 file"
+_AFTER_MARK = MappingProxyType({"\n": range(1, 128), '"': b":,}] \r\n"})  # where a mark off the grid is one
 _TORN = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 codecs.register_error("seektune_damaged", lambda error: (DAMAGED, _end_of(error)))
@@ -102,8 +104,8 @@ def encoding_of(start: bytes) -> str:
 def named_encoding(name: str, start: bytes) -> str:
     """The encoding the user names, with the byte order that the file shows; DataError for an unknown name."""
     try:
-        b"".decode(name)
         known = codecs.lookup(name).name
+        b" ".decode(name, "replace")  # rot13 and zlib are codecs, but not of text
     except LookupError:
         raise DataError(
             f"encoding: {name!r} is unknown; known are utf-8, gb18030, utf-16, latin-1, …"
@@ -144,11 +146,13 @@ def decoded(raw: bytes, encoding: str) -> tuple[str, str]:
     try:
         text = raw.decode(codec_of(encoding))
     except UnicodeDecodeError as error:
+        if encoding == "gb18030" and is_misread(raw):
+            return raw.decode("utf-8"), _MISREAD
         hint = " (it is valid gb18030)" if encoding != "gb18030" and _is_gb18030(raw) else ""
         reason = f"byte {error.start + 1} of the line is not {encoding} text{hint}"
         return raw.decode(codec_of(encoding), "seektune_damaged"), reason
     if encoding == "gb18030" and is_misread(raw):
-        return raw.decode("utf-8"), "the line is utf-8 text in a gb18030 file"
+        return raw.decode("utf-8"), _MISREAD
     if "\0" in text:
         return text, "holds a NUL byte"
     return (text.removeprefix("\ufeff") if text[:1] == "\ufeff" else text), ""
@@ -219,7 +223,7 @@ def _wide_lines(source: Iterator[bytes], encoding: str, left: list[bytes]) -> It
 
 
 def _wide_pieces(source: Iterator[bytes], encoding: str, mark: str, left: list[bytes]) -> Iterator[bytes]:
-    """UTF-16 or UTF-32 cut after each `mark`; one that is off the grid counts when ASCII follows it.
+    """UTF-16 or UTF-32 cut after each `mark`; one off the grid counts when the right ASCII follows it.
 
     So a lost or added byte costs its own piece only.
     """
@@ -230,7 +234,7 @@ def _wide_pieces(source: Iterator[bytes], encoding: str, mark: str, left: list[b
         while 0 <= (at := text.find(unit, at)) <= len(text) - 2 * width:
             follows = text[at + width : at + 2 * width]
             value = int.from_bytes(follows, "little" if encoding.endswith("le") else "big")
-            if (at - start) % width == 0 or 0 < value < 128:
+            if (at - start) % width == 0 or value in _AFTER_MARK[mark]:
                 yield text[start : at + width]
                 start = at = at + width
             else:

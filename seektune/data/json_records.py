@@ -23,6 +23,7 @@ _AFTER = re.compile(r"\s*([,\]]|\Z)")
 _START = re.compile(r'\{\s*"')
 _LOOK_BACK = 256  # characters kept before an element, to see how it is indented
 _PIECE = 1 << 18  # characters read at least at a time
+_ENOUGH = 10  # good elements from which it is known how elements are built
 _CUT_SHORT = 16  # an error this close to the end of the window may only mean that more has to be read
 
 
@@ -147,6 +148,7 @@ class _Window:
     dropped: int = 0  # characters that stood before `text`
     torn: str = ""  # why the text ended early
     keys: frozenset[str] = frozenset()  # that every good element has
+    learned: int = 0  # number of those
     indent: str | None = None  # of elements that start on a line of their own
     counted: int = 0  # position up to which newlines are counted
     newlines: int = 0
@@ -210,6 +212,7 @@ class _Window:
         common = self.keys & fields.keys()
         if common or not self.keys:
             self.keys = common or frozenset(fields)
+            self.learned += 1
             self.indent = self._indent()
 
     def skip_broken(self) -> str:
@@ -218,9 +221,11 @@ class _Window:
         try:
             _, self.at = self.decode(_SKIPPER)
         except DataError:
-            if not self.keys:
+            if self.learned < _ENOUGH:  # too few to rely on: they may be parts of a broken one
                 self.fill()
-                self.keys = self._commonest_keys()
+                commonest = self._commonest_keys()
+                if not commonest & self.keys:
+                    self.keys, self.indent = commonest, None
             self.at += 1
             while not self._is_element():
                 pass

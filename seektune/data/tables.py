@@ -80,7 +80,7 @@ def read_csv(path: Path, encoding: str, tabs: bool = False) -> Iterator[Record |
             if not fault:
                 continue
         if reason or fault:
-            yield Bad(file, line.number, reason or fault, escaped(raw))
+            yield Bad(file, line.number, fault or reason, escaped(raw))
         else:
             yield Record(file, line.number, dict(zip(columns, values, strict=True)))
 
