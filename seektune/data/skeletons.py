@@ -87,7 +87,7 @@ class Skeletons:
             skeleton = _with_holes(self._write(_put_together(shape, marks)))
             for blank, strips in ((" \n", False), ("", True)):
                 awkward = [f"{blank}{n}{_AWKWARD}{n}{blank}" for n in range(count)]
-                if skeleton and skeleton.fill(awkward) == self._write(_put_together(shape, awkward)):
+                if skeleton.fill(awkward) == self._write(_put_together(shape, awkward)):
                     return Skeleton(skeleton.formats, strips)
         except DataError:
             pass  # `write` will say it of the row itself

@@ -158,13 +158,16 @@ def declaration(name: str, tools: str) -> str:
 
 @lru_cache(maxsize=64)
 def schemas(tools: str) -> tuple[dict[str, Any], ...]:
-    """The function schemas of a JSON list, each as {"type": "function", "function": {…}}; DataError if not."""
+    """The function schemas of a JSON list, each as {"type": "function", "function": {…}}; or DataError."""
     try:
         found = json.loads(tools)
     except ValueError as error:
         raise DataError(f"`tools` is not JSON: {error}") from None
     entries = found if isinstance(found, list) else [found]
-    schemas = [entry if "function" in entry else {"type": "function", "function": entry} for entry in entries]
-    if any("name" not in schema["function"] for schema in schemas):
+    wrapped = [
+        entry if isinstance(entry, dict) and "function" in entry else {"type": "function", "function": entry}
+        for entry in entries
+    ]
+    if any(not isinstance(entry["function"], dict) or "name" not in entry["function"] for entry in wrapped):
         raise DataError("`tools` must be a JSON list of function schemas, each with a `name`")
-    return tuple(schemas)
+    return tuple(wrapped)

@@ -27,6 +27,7 @@ _KNOWS_TOOLS = re.compile(r"\btools\b")
 _WANTS_OBJECTS = re.compile(
     r"arguments['\"\])]*\s*\|\s*tojson"
 )  # such a template would quote JSON text again
+_WORD = re.compile(r"\w+")
 _MARKER = re.compile(r"<[^<>\s'\"]+>")
 
 
@@ -128,7 +129,8 @@ def to_sample(chat: Chat, example: Example, train_turns: TrainTurns = "all") -> 
     Every assistant turn is trained, or only the last; a message's own weight overrides. Raises DataError
     naming the row when there is no final assistant turn or the template cannot say it.
     """
-    [result] = _samples([example], lambda row: pieces(chat, row), encoder(_tokenizer(chat)), train_turns)
+    encode = encoder(_tokenizer(chat))
+    [result] = _samples(chat, [example], lambda row: pieces(chat, row), encode, train_turns)
     if isinstance(result, DataError):
         raise result
     return result
@@ -146,46 +148,48 @@ def sampler(
 ) -> Callable[[Sequence[Example]], list[Sample | DataError]]:
     """`to_samples` that remembers from call to call what the template does to a shape of conversation."""
     encode = encoder(_tokenizer(chat))
-    skeletons = Skeletons(lambda row: pieces(chat, row), set(_MARKER.findall(_template(chat))))
+    own = chat.tokenizer.chat_template  # ours look for nothing but the end of thinking in a text
+    skeletons = Skeletons(lambda row: pieces(chat, row), set(_MARKER.findall(str(own or ""))))
 
     def run(rows: Sequence[Example]) -> list[Sample | DataError]:
-        return _samples(rows, skeletons.pieces, encode, train_turns)
+        return _samples(chat, rows, skeletons.pieces, encode, train_turns)
 
     return run
 
 
 def _samples(
+    chat: Chat,
     rows: Sequence[Example],
     write: Callable[[Example], list[Piece]],
     encode: Encode,
     train_turns: TrainTurns,
 ) -> list[Sample | DataError]:
-    written = [_written(row, write) for row in rows]
-    ids = iter(encode([[text for text, _ in found] for found in written if not isinstance(found, DataError)]))
+    written = [_written(chat, row, write, train_turns) for row in rows]
+    ids = iter(encode([found[0] for found in written if not isinstance(found, DataError)]))
     return [
-        found
-        if isinstance(found, DataError)
-        else sample_of(row.row_id, next(ids), _weights(row.messages, found, train_turns))
+        found if isinstance(found, DataError) else sample_of(row.row_id, next(ids), found[1])
         for row, found in zip(rows, written, strict=True)
     ]
 
 
-def _written(row: Example, write: Callable[[Example], list[Piece]]) -> list[Piece] | DataError:
+def _written(
+    chat: Chat, row: Example, write: Callable[[Example], list[Piece]], train_turns: TrainTurns
+) -> tuple[list[str], list[float]] | DataError:
+    """The texts of a row's pieces and the loss weight of each."""
     try:
-        return [piece for piece in write(row) if piece[0]]
+        if row.tools and not _KNOWS_TOOLS.search(_template(chat)):
+            row = replace(row, messages=tuple(_declared(chat, row.messages, row.tools)), tools="")
+        found = [piece for piece in write(row) if piece[0]]
     except DataError as error:
         return DataError(f"{row.row_id}: {error}")
+    return [text for text, _ in found], [_weight(row.messages, index, train_turns) for _, index in found]
 
 
-def _weights(messages: Sequence[Message], found: list[Piece], train_turns: TrainTurns) -> list[float]:
-    """The loss weight of each piece."""
-    final = len(messages) - 1
-    weights = []
-    for _, index in found:
-        own = None if index is None else messages[index].weight
-        trained = index is not None and (train_turns == "all" or index == final)
-        weights.append(float(trained) if own is None else own)
-    return weights
+def _weight(messages: Sequence[Message], index: int | None, train_turns: TrainTurns) -> float:
+    if index is None:
+        return 0.0
+    own = messages[index].weight
+    return float(train_turns == "all" or index == len(messages) - 1) if own is None else own
 
 
 def _check_roles(messages: Sequence[Message]) -> None:
@@ -201,10 +205,10 @@ def _check_roles(messages: Sequence[Message]) -> None:
 
 def _check_complete(messages: Sequence[Message], text: str) -> None:
     """Raise when the template wrote a row without one of its messages; reasoning in history may go."""
+    folded = text.casefold()  # a template may quote a text or change its case, but not lose its words
     for index, message in enumerate(messages):
-        content = message.content.strip()
-        quoted = json.dumps(content, ensure_ascii=False)[1:-1]  # some templates quote what tools return
-        if message.role != "assistant" and content not in text and quoted not in text:
+        words = [] if message.role == "assistant" else _WORD.findall(message.content.casefold())
+        if any(word not in folded for word in words):
             raise DataError(f"the chat template leaves out message {index} ({message.role})")
         if any(call.name not in text for call in message.tool_calls):
             raise DataError(f"the chat template leaves out the tool calls of message {index}")
