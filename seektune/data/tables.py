@@ -17,7 +17,7 @@ from seektune.data.records import Bad, Record, escaped
 from seektune.errors import DataError
 
 _BATCH = 1024  # rows that are unpacked at a time
-_BUFFER = 1 << 20  # bytes of a column chunk read at a time; unbuffered, a whole row group is held
+_BUFFER = 1 << 20  # bytes of a column read at a time; unbuffered or buffered ahead, a whole row group is held
 _TAIL = 1000  # lines searched for the end of a broken row
 _LOOK_AHEAD = 1 << 24  # characters within which a quote has to be closed
 _OPEN = "a quote is never closed"
@@ -160,7 +160,9 @@ def read_parquet(path: Path) -> Iterator[Record | Bad]:
     with _plain(path) as (stream, torn):
         size = stream.seek(0, 2)
         try:
-            table = parquet.ParquetFile(stream, page_checksum_verification=True, buffer_size=_BUFFER)
+            table = parquet.ParquetFile(
+                stream, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
+            )
             rows = [table.metadata.row_group(index).num_rows for index in range(table.num_row_groups)]
         except Exception as error:  # damaged bytes fail in a dozen ways
             yield Bad(file, 1, torn or f"not a whole Parquet file: {_short(error)}", "")
