@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from seektune.adapters.store import load_adapter, save_adapter
     from seektune.config.adapter import AdapterSpec
     from seektune.data.batches import batches
-    from seektune.data.formats import read_records
+    from seektune.data.reading import read_records
     from seektune.generation.generate import generate
     from seektune.models.load import load_model
     from seektune.training.loop import train
@@ -39,7 +39,7 @@ _HOMES = {
     "inventory": "seektune.adapters.inventory",
     "load_adapter": "seektune.adapters.store",
     "load_model": "seektune.models.load",
-    "read_records": "seektune.data.formats",
+    "read_records": "seektune.data.reading",
     "save_adapter": "seektune.adapters.store",
     "train": "seektune.training.loop",
 }

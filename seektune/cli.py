@@ -57,6 +57,15 @@ def init(
 
 
 @app.command()
+def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Clean and check the data, show one sample as the model will see it, and write a report."""
+    from seektune.config.run import load_config
+    from seektune.recipes import prepare as recipe
+
+    recipe.run(load_config(config, overrides or ()))
+
+
+@app.command()
 def train(config: ConfigFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
     """Train an adapter, prove what trained, evaluate it and write a report."""
     from seektune.config.run import load_config

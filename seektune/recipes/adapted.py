@@ -10,6 +10,7 @@ from seektune.adapters.store import load_adapter
 from seektune.errors import ConfigError
 from seektune.models.load import Loaded, load_model
 from seektune.recipes.run_folder import is_finished, read_run
+from seektune.types import Message
 
 
 def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
@@ -39,10 +40,12 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
     return loaded
 
 
-def prompt_prefix(model: str) -> str:
-    """What opened every user turn when a run folder's adapter was trained; nothing for other models."""
-    run = Path(model)
-    return read_run(run).data.prompt_prefix if (run / "run.yaml").exists() else ""
+def opening(model: str) -> tuple[list[Message], str]:
+    """How a run folder's conversations began: with a system turn, if any; and the prefix of each user turn."""
+    if not (Path(model) / "run.yaml").exists():
+        return [], ""
+    data = read_run(model).data
+    return [Message("system", data.system_prompt)] if data.system_prompt else [], data.prompt_prefix
 
 
 def adapter_name(folder: Path) -> str:

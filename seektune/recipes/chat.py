@@ -12,7 +12,7 @@ from seektune.adapters.attach import adapters as resident
 from seektune.errors import SeektuneError
 from seektune.generation.generate import stream
 from seektune.models.load import Loaded
-from seektune.recipes.adapted import open_adapted, prompt_prefix
+from seektune.recipes.adapted import open_adapted, opening
 from seektune.types import Message
 
 HELP = "/adapter lists, /adapter NAME switches, /base uses no adapter, /new forgets, /exit ends"
@@ -29,19 +29,19 @@ def run(
 ) -> None:
     """Read questions until the end of input; lines that begin with / are commands.
 
-    A run folder's prompt prefix opens every question, as in training.
+    A run folder's system prompt and prompt prefix are used as in training.
     """
     console = console or Console(highlight=False, markup=False)
     loaded = open_adapted(model, adapters)
-    prefix = prompt_prefix(model)
+    system, prefix = opening(model)
     console.print(HELP)
-    history: list[Message] = []
+    history = [*system]
     for line in _lines(console):
         if line.startswith("/"):
             if line in ("/exit", "/quit"):
                 return
             if line == "/new":
-                history.clear()
+                history = [*system]
             console.print(command(loaded, line))
             continue
         history.append(Message("user", prefix + line))

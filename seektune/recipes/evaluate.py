@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from seektune.config.run import RunConfig
+from seektune.data.prepare import Prepared, open_prepared
+from seektune.errors import DataError
 from seektune.evaluation.evaluate import evaluate, verdict
 from seektune.models.load import Loaded
 from seektune.recipes.adapted import open_adapted
-from seektune.recipes.examples import read_examples
+from seektune.recipes.prepare import prepared
 from seektune.recipes.run_folder import read_run
 from seektune.runlog import write_json
-from seektune.types import Evaluation, Example, Score
+from seektune.types import Evaluation, Example, Row, Score
+
+BASELINE_ROWS = 20_000
+"""Training rows the simple baselines learn from, at most."""
 
 
 def run(folder: Path, *, console: Console | None = None) -> Evaluation | None:
@@ -24,15 +30,21 @@ def run(folder: Path, *, console: Console | None = None) -> Evaluation | None:
     console = console or Console()
     config = read_run(folder)
     loaded = open_adapted(str(folder))
-    train_rows, held_out = read_examples(config)
-    return compare(config, loaded, train_rows, held_out, console=console)
+    return compare(config, loaded, recorded(config, loaded, console), console=console)
+
+
+def recorded(config: RunConfig, loaded: Loaded, console: Console) -> Prepared:
+    """The data a run was trained on; made anew where it was removed."""
+    try:
+        return open_prepared(config.output_dir / "data")
+    except DataError:
+        return prepared(config, loaded, console=console)
 
 
 def compare(
     config: RunConfig,
     loaded: Loaded,
-    train_rows: Sequence[Example],
-    held_out: Sequence[Example],
+    data: Prepared,
     *,
     console: Console,
     task: str | None = None,
@@ -40,14 +52,16 @@ def compare(
 ) -> Evaluation | None:
     """Score the held-out rows with the adapter off and on, print the table, write `evaluation.json`.
 
-    Open text has no options to choose between: then nothing is written and None comes back; the held-out
-    loss is in metrics.jsonl. `cpu_seconds` are those of the training before.
+    Open text has no options to choose between: where all rows are open nothing is written and None comes
+    back; the held-out loss is in metrics.jsonl. `cpu_seconds` are those of the training before.
     """
-    if not held_out or any(example.answer is None for example in held_out):
-        console.print(
-            "No accuracy: " + ("no row is held out." if not held_out else "the rows are open text.")
-        )
+    held_out, train_rows = closed(data.held_out_rows), closed(data.train_rows, at_most=BASELINE_ROWS)
+    if not held_out or not train_rows:
+        why = "the rows are open text." if len(data.held_out_rows) else "no row is held out."
+        console.print(f"No accuracy: {why}")
         return None
+    if left := len(data.held_out_rows) - len(held_out):
+        console.print(f"{left:,} held-out rows are open text and have no accuracy")
     found = evaluate(
         loaded,
         train_rows,
@@ -61,6 +75,13 @@ def compare(
     console.print(table(found))
     console.print(verdict(found))
     return found
+
+
+def closed(rows: Sequence[Row], at_most: int | None = None) -> list[Example]:
+    """The rows with options to choose from; of more than `at_most` rows, that many evenly spread ones."""
+    step = 1 if at_most is None else max(1, math.ceil(len(rows) / at_most))
+    taken = (rows[number] for number in range(0, len(rows), step))
+    return [row for row in taken if isinstance(row, Example) and row.answer is not None]
 
 
 def router_unchanged(folder: Path) -> bool | None:

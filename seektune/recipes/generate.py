@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from seektune.generation.generate import stream
-from seektune.recipes.adapted import open_adapted, prompt_prefix
+from seektune.recipes.adapted import open_adapted, opening
 from seektune.types import Message
 
 
@@ -24,14 +24,15 @@ def run(
 ) -> str:
     """Print the answer as it is made, and return it. The question is one user turn of a chat.
 
-    A run folder's prompt prefix opens it, as in training.
+    A run folder's system prompt and prompt prefix are used as in training.
     """
     console = console or Console(highlight=False, markup=False)
     loaded = open_adapted(model, adapters)
+    system, prefix = opening(model)
     pieces = []
     for piece in stream(
         loaded,
-        [Message("user", prompt_prefix(model) + prompt)],
+        [*system, Message("user", prefix + prompt)],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,

@@ -15,7 +15,7 @@ from seektune.errors import ConfigError
 from seektune.runlog import write_json
 
 FILES = ("run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "evaluation.json", "report.html")
-FOLDERS = ("checkpoints", "adapter", "data")
+FOLDERS = ("checkpoints", "adapter")  # data/ is made anew by whoever needs other data
 REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "numpy")
 
 

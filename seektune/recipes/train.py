@@ -13,19 +13,21 @@ from seektune.adapters.attach import attach
 from seektune.adapters.inventory import inventory
 from seektune.adapters.store import save_adapter
 from seektune.config.run import RunConfig
-from seektune.data.batches import Batches, batches
+from seektune.data.batches import Batches
+from seektune.data.prepare import Prepared
 from seektune.errors import TrainingError
 from seektune.evaluation.evaluate import verdict
+from seektune.models.chat import load_chat
 from seektune.models.load import Loaded, load_model
 from seektune.recipes.evaluate import compare, router_unchanged
-from seektune.recipes.examples import read_examples
+from seektune.recipes.prepare import prepared
 from seektune.recipes.progress import track
 from seektune.recipes.run_folder import open_run
 from seektune.reports.html import write_report
 from seektune.training.loop import train
 from seektune.training.schedule import planned_steps
 from seektune.training.world import world
-from seektune.types import Example
+from seektune.types import Sample
 
 NOT_FOR_THE_LOOP = {
     *("objective", "per_device_train_batch_size", "bf16", "fp16"),
@@ -47,37 +49,29 @@ def run(
     if not open_run(config, overwrite=overwrite):
         console.print(f"{folder} is finished: adapter in {folder / 'adapter'}; --overwrite trains again.")
         return folder
-    train_rows, held_out = read_examples(config)
-    console.print(f"{len(train_rows):,} training rows, {len(held_out):,} held out")
+    data = prepared(config, load_chat(config.base_model), console=console)
     loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
     attach(loaded, config.lora, seed=config.training.seed)
     console.print(str(inventory(loaded)), highlight=False)
 
     started = time.process_time()
-    fit(config, loaded, train_rows, held_out, console=console)
+    fit(config, loaded, data, console=console)
     save_adapter(loaded, folder / "adapter")
     spent = time.process_time() - started
     proven = "base and router" if router_unchanged(folder) else "base"
     console.print(f"adapter saved in {folder / 'adapter'}; the frozen {proven} proven unchanged")
 
-    found = compare(config, loaded, train_rows, held_out, console=console, task=task, cpu_seconds=spent)
+    found = compare(config, loaded, data, console=console, task=task, cpu_seconds=spent)
     report = write_report(folder, verdicts=[verdict(found)] if found else [])
     console.print(f"report: {report}")
     return folder
 
 
-def fit(
-    config: RunConfig,
-    loaded: Loaded,
-    train_rows: Sequence[Example],
-    held_out: Sequence[Example],
-    *,
-    console: Console,
-) -> None:
+def fit(config: RunConfig, loaded: Loaded, data: Prepared, *, console: Console) -> None:
     """The optimiser steps: each is logged to metrics.jsonl, every `save_steps`-th leaves a snapshot."""
     settings, folder = config.training, config.output_dir
-    rows = ragged(config, loaded, train_rows, console)
-    held = ragged(config, loaded, held_out, console, shuffle=False) if held_out else None
+    rows = ragged(config, data.train)
+    held_out = ragged(config, data.held_out, shuffle=False) if len(data.held_out) else None
     total = planned_steps(
         rows,
         max_steps=settings.max_steps,
@@ -85,7 +79,11 @@ def fit(
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
     )
     steps = train(
-        loaded, rows, eval_batches=held, output_dir=folder, **settings.model_dump(exclude=NOT_FOR_THE_LOOP)
+        loaded,
+        rows,
+        eval_batches=held_out,
+        output_dir=folder,
+        **settings.model_dump(exclude=NOT_FOR_THE_LOOP),
     )
     for metrics in track(steps, total, console=console, logging_steps=settings.logging_steps):
         runlog.append(folder / "metrics.jsonl", metrics)
@@ -93,22 +91,12 @@ def fit(
             save_adapter(loaded, folder / "checkpoints" / f"step-{metrics.step}")
 
 
-def ragged(
-    config: RunConfig, loaded: Loaded, rows: Sequence[Example], console: Console, shuffle: bool = True
-) -> Batches:
-    """Tokenised rows in ragged batches; rows over the length limit are counted and named."""
-    made = batches(
-        rows,
-        loaded,
+def ragged(config: RunConfig, samples: Sequence[Sample], shuffle: bool = True) -> Batches:
+    """The samples in ragged batches as the run is configured."""
+    return Batches(
+        samples=samples,
         batch_size=config.training.per_device_train_batch_size,
         pack_tokens=config.data.pack_tokens,
-        max_length=config.data.max_length,
         seed=config.training.seed,
         shuffle=shuffle,
     )
-    if made.too_long:
-        named = ", ".join(made.too_long[:3]) + (", …" if len(made.too_long) > 3 else "")
-        console.print(
-            f"left out: {len(made.too_long)} rows longer than max_length {config.data.max_length} ({named})"
-        )
-    return made

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.data.batches import Batches, batches, collate
-from seektune.data.formats import read_records
+from seektune.data.reading import read_records
 from seektune.errors import DataError
 from seektune.types import IGNORE, Batch, Example, Message, Sample
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seektune.data.formats import read_records
+from seektune.data.reading import read_records
 from seektune.evaluation import baselines
 from seektune.evaluation.baselines import SETTINGS, majority, share_options, tfidf
 from seektune.types import Example, Message

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seektune.data.formats import read_records
+from seektune.data.reading import read_records
 from seektune.data.templates import turn_ids
 from seektune.errors import DataError
 from seektune.evaluation import multiple_choice

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from seektune.data.formats import read_records
+from seektune.data.reading import read_records
 from seektune.quickstart import assets, medical
 from seektune.quickstart.medical import Question, normalised, select
 

@@ -9,7 +9,8 @@ import pytest
 
 from seektune.adapters.attach import active_adapter, adapters
 from seektune.errors import ConfigError
-from seektune.recipes.adapted import adapter_name, open_adapted, prompt_prefix
+from seektune.recipes.adapted import adapter_name, open_adapted, opening
+from seektune.types import Message
 
 
 def test_a_run_folder_brings_its_base_and_its_adapter(finished: Path) -> None:
@@ -40,8 +41,9 @@ def test_a_run_folder_also_knows_how_its_questions_began(finished: Path, tmp_pat
     prefixed = shutil.copytree(finished, tmp_path / "prefixed")
     config = prefixed / "run.yaml"
     config.write_text(config.read_text().replace("prompt_prefix: ''", "prompt_prefix: 'Case: '"))
-    assert prompt_prefix(str(prefixed)) == "Case: "
-    assert prompt_prefix("tiny/llama") == prompt_prefix(str(finished)) == ""
+    config.write_text(config.read_text().replace("system_prompt: ''", "system_prompt: 'Be brief.'"))
+    assert opening(str(prefixed)) == ([Message("system", "Be brief.")], "Case: ")
+    assert opening("tiny/llama") == opening(str(finished)) == ([], "")
 
 
 def test_an_adapter_is_named_after_its_run() -> None:

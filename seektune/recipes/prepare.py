@@ -1,0 +1,106 @@
+"""`seektune prepare`: look at the data before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from seektune.config.run import RunConfig
+from seektune.data.prepare import Prepared, prepare
+from seektune.models.chat import load_chat
+from seektune.reports.data import write_data_report
+from seektune.types import Chat
+
+HEAD, TAIL = 150, 350
+"""Tokens of the sample that are printed, from its start and from its end."""
+
+
+def run(config: RunConfig, *, console: Console | None = None) -> Prepared:
+    """Prepare a run's data, print what became of it and one sample, and write the report."""
+    console = console or Console()
+    ready = prepared(config, load_chat(config.base_model), console=console)
+    console.print()
+    console.print(sample(ready.report["sample"]))
+    console.print(f"\nmore samples: {ready.folder / 'samples.txt'}")
+    console.print(f"report: {ready.folder / 'report.html'}")
+    return ready
+
+
+def prepared(config: RunConfig, chat: Chat, *, console: Console) -> Prepared:
+    """The run's data, made or found in its folder, and a summary of it on the console."""
+    folder = config.output_dir / "data"
+    with console.status("preparing data …"):
+        ready = prepare(config.data, chat, folder, seed=config.training.seed)
+    write_data_report(folder)
+    console.print(sources(ready.report["sources"]))
+    for line in summary(ready.report):
+        console.print(line, highlight=False)
+    return ready
+
+
+def sources(files: Sequence[Mapping[str, Any]]) -> Table:
+    """Every file: what it was taken for, and what became of its records."""
+    page = Table(box=None, pad_edge=False)
+    for name in ("file", "format", "encoding"):
+        page.add_column(name, overflow="fold")
+    for name in ("records", "kept", "quarantined", "dropped"):
+        page.add_column(name, justify="right")
+    for file in files:
+        name = "/".join(Path(file["file"]).parts[-2:])
+        numbers = [f"{file[key]:,}" for key in ("total", "kept", "quarantined", "dropped")]
+        page.add_row(escape(name), file["format"], file["encoding"] or file["kind"], *numbers)
+    return page
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """What a reader must know, a line each; nothing about what did not happen."""
+    train, held_out = report["splits"]["train"], report["splits"]["eval"]
+    lengths, packing = report["lengths"], report["packing"]
+    lines = [
+        f"{train['kept']:,} rows to train on, {held_out['kept']:,} held out; {train['tokens']:,} tokens, "
+        f"{train['trained_tokens'] / max(train['tokens'], 1):.0%} of them learned",
+        f"tokens a row: median {lengths['train']['p50']:,.0f}, 99 % within {lengths['train']['p99']:,.0f}, "
+        f"longest {lengths['train']['max']:,.0f} of {lengths['max_length']:,}",
+    ]
+    if packing["mode"] == "packed":
+        lines.append(f"packed into {packing['rows']:,} rows, {packing['fill']:.1%} full")
+    lines += _listed("quarantined", {k: v["count"] for k, v in report["quarantine"].items()})
+    lines += _listed("dropped", {k: v["count"] for k, v in report["drops"].items()})
+    lines += _listed("cleaned", {k: v["count"] for k, v in report["cleaning"].items()})
+    lines += _listed("look at", {k: v["count"] for k, v in report["lint"].items()})
+    if report["duplicates"]["conflicts"]:
+        lines.append(f"{report['duplicates']['conflicts']:,} questions have contradicting answers")
+    unread = sorted({column for file in report["sources"] for column in file["unread"]})
+    if unread:
+        lines.append(f"columns nothing reads: {', '.join(unread)}")
+    if report["template_differs"]:
+        lines.append(f"template: {report['template_differs']}")
+    if report["match"]:
+        lines.append(report["match"]["verdict"])
+    return [escape(line) for line in lines]
+
+
+def sample(shown: Mapping[str, Any]) -> Text:
+    """One sample as tokens: what is learned is green, the rest is read only."""
+    text = Text(f"{shown['row']} ", style="bold")
+    text.append("(green is learned)\n", style="dim")
+    pieces = shown["pieces"]
+    if len(pieces) > HEAD + TAIL:
+        pieces = [*pieces[:HEAD], [" … ", 0], *pieces[-TAIL:]]
+    for place, (piece, weight) in enumerate(pieces):
+        shade = ("black on green", "black on bright_green") if weight else ("default", "dim")
+        text.append(piece, style=shade[place % 2])
+    return text
+
+
+def _listed(what: str, counts: Mapping[str, int]) -> list[str]:
+    if not counts:
+        return []
+    ordered = sorted(counts.items(), key=lambda item: -item[1])[:6]
+    return [f"{what}: " + ", ".join(f"{count:,} {name}" for name, count in ordered)]
