@@ -19,7 +19,9 @@ from seektune.adapters.wrap import AdaptedLinear
 from seektune.errors import ModelError
 from seektune.models.backends import NAME, attention
 from seektune.ops.gated_mlp import gated_mlp
+from seektune.ops.latent_heads import latent_heads
 from seektune.ops.lora_linear import Projection, lora_linears
+from seektune.ops.precision import at_least_float32
 from seektune.ops.rms_norm import rms_norm
 from seektune.ops.rotary import rotary
 
@@ -43,7 +45,7 @@ def unfuse(model: nn.Module) -> None:
     """Give every fused module its own class back."""
     module: Any
     for module in model.modules():
-        if isinstance(module, FusedNorm | FusedMLP | FusedAttention):
+        if isinstance(module, FusedNorm | FusedMLP | FusedAttention | FusedLatentAttention):
             module.__class__ = vars(module).pop("unfused")
 
 
@@ -109,11 +111,7 @@ class FusedAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         """(B, T, H) → (B, T, H), no attention weights."""
-        if self.config._attn_implementation != NAME:
-            raise ModelError(
-                f"attention was switched to {self.config._attn_implementation!r} under an attached adapter: "
-                "detach it first, or keep 'seektune'"
-            )
+        _refuse_other_attention(self.config)
         projections = [_projection(linear) for linear in (self.q_proj, self.k_proj, self.v_proj)]
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         q, k, v = (heads.view(shape) for heads in lora_linears(hidden_states, projections))
@@ -145,6 +143,75 @@ class FusedAttention(nn.Module):
         return plain and module.config._attn_implementation == NAME
 
 
+class FusedLatentAttention(nn.Module):
+    """DeepSeek-V2's and V3's attention without a cache: rotated heads written once by `ops.latent_heads`."""
+
+    unfused: Any
+    q_proj: Linear | None
+    q_a_proj: Linear
+    q_a_layernorm: nn.Module
+    q_b_proj: Linear
+    kv_a_proj_with_mqa: Linear
+    kv_a_layernorm: nn.Module
+    kv_b_proj: Linear
+    o_proj: Linear
+    config: Any
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    num_heads: int
+    scaling: float
+    attention_dropout: float
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """(B, T, H) → (B, T, H), no attention weights; with a cache by the unfused form, which fills it."""
+        _refuse_other_attention(self.config)
+        if past_key_values is not None:
+            stock: tuple[Tensor, None] = self.unfused.forward(
+                self,
+                hidden_states,
+                position_embeddings=position_embeddings,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            return stock
+        q, compressed = self._project(hidden_states)
+        latent, k_rope = compressed.split([self.kv_lora_rank, self.qk_rope_head_dim], dim=-1)
+        kv = self.kv_b_proj(self.kv_a_layernorm(latent))
+        q, kv = (heads.unflatten(-1, (self.num_heads, -1)) for heads in (q, kv))
+        heads = latent_heads(q, kv, k_rope, _rotation(position_embeddings))
+        q, k, v = (head.transpose(1, 2) for head in heads)
+        dropout = self.attention_dropout if self.training else 0.0
+        out, _ = attention(self, q, k, v, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs)
+        return self.o_proj(out.flatten(2)), None
+
+    def expand_kv(self, latent: Tensor, k_rope: Tensor) -> tuple[Tensor, Tensor]:
+        """The unfused form's own, which its forward calls."""
+        keys_and_values: tuple[Tensor, Tensor] = self.unfused.expand_kv(self, latent, k_rope)
+        return keys_and_values
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries and compressed keys and values; dropout masks are drawn in the unfused form's order."""
+        if self.q_proj is not None:
+            return lora_linears(x, [_projection(self.q_proj), _projection(self.kv_a_proj_with_mqa)])
+        return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))), self.kv_a_proj_with_mqa(x)
+
+    @staticmethod
+    def fits(module: Any) -> bool:
+        """Plain linears, our attention, neighbours rotated; V2 rotates in float32 even in a float64 model."""
+        linears = [module.kv_a_proj_with_mqa] + ([] if module.q_proj is None else [module.q_proj])
+        v3 = hasattr(module.config, "rope_interleave")
+        rotated = module.config.rope_interleave if v3 else module.o_proj.weight.dtype != torch.float64
+        return all(map(_is_plain, linears)) and rotated and module.config._attn_implementation == NAME
+
+
 _FUSED: Mapping[str, Any] = MappingProxyType(
     {
         "LlamaRMSNorm": FusedNorm,
@@ -157,9 +224,27 @@ _FUSED: Mapping[str, Any] = MappingProxyType(
         "DeepseekV3MLP": FusedMLP,
         "LlamaAttention": FusedAttention,
         "Qwen2Attention": FusedAttention,
+        "DeepseekV2Attention": FusedLatentAttention,
+        "DeepseekV3Attention": FusedLatentAttention,
     }
 )
 """transformers' classes whose forward was compared with the fused form, line by line and in the tests."""
+
+
+def _refuse_other_attention(config: Any) -> None:
+    if config._attn_implementation != NAME:
+        raise ModelError(
+            f"attention was switched to {config._attn_implementation!r} under an attached adapter: "
+            "detach it first, or keep 'seektune'"
+        )
+
+
+def _rotation(position_embeddings: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+    """Complex factors (B or 1, T, P/2): V2's own, or from V3's cos and sin, which hold each angle twice."""
+    if isinstance(position_embeddings, Tensor):
+        return position_embeddings
+    cos, sin = (at_least_float32(angles.chunk(2, dim=-1)[0]) for angles in position_embeddings)
+    return torch.complex(cos, sin)
 
 
 def _projection(linear: Linear) -> Projection:

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seektune.ops.packed_attention_blocks import packed_attention_blocks
+from seektune.ops.precision import compute_dtype
+
 
 def packed_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scaling: float, dropout: float = 0.0
@@ -19,10 +22,11 @@ def packed_attention(
     q (1, h, T, D), k (1, k, T, D), v (1, k, T, V), cu_seqlens (S + 1,) from 0 to T → (1, h, T, V), laid out
     so that `.transpose(1, 2)` is contiguous.
     """
-    width = v.shape[-1]
+    width, lengths = v.shape[-1], cu_seqlens.diff().tolist()
+    if not dropout and _blocks_are_faster(q, k, v):
+        return packed_attention_blocks(q, k, v, lengths, scaling)
     if width < q.shape[-1]:  # the fused kernels want equal widths; zero columns cost less than leaving them
         v = F.pad(v, (0, q.shape[-1] - width))
-    lengths = cu_seqlens.diff().tolist()
     # One split, not a slice per sequence: the gradient of a slice is a zero-filled tensor of full size.
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (q, k, v)), strict=True)
     outputs = [_causal(q, k, v, scaling, dropout).transpose(1, 2) for q, k, v in parts]
@@ -46,3 +50,9 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, dropout: float) -> 
     return F.scaled_dot_product_attention(
         q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def _blocks_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Narrow values on CPU: a fifth off forward and backward at 256 tokens, nothing lost at 64 or 1,024."""
+    fine = compute_dtype(q) in (torch.float32, torch.float64)
+    return fine and q.device.type == "cpu" and v.shape[-1] < q.shape[-1] and k.shape[1] == q.shape[1]

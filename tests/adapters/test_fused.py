@@ -9,14 +9,24 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from seektune.adapters.attach import attach, detach, disabled
-from seektune.adapters.fused import FusedAttention, FusedMLP, FusedNorm, fuse, unfuse
+from seektune.adapters.fused import (
+    FusedAttention,
+    FusedLatentAttention,
+    FusedMLP,
+    FusedNorm,
+    fuse,
+    unfuse,
+)
 from seektune.config.adapter import AdapterSpec
 from seektune.errors import ModelError
 from seektune.models.load import Loaded, load_model
 
-FUSED = (FusedNorm, FusedMLP, FusedAttention)
-PACKING = ["llama", "qwen2", "deepseek_v2", "deepseek_v3"]
+FUSED = (FusedNorm, FusedMLP, FusedAttention, FusedLatentAttention)
+PACKING = ["llama", "qwen2", "deepseek_v2", "deepseek_v2_lite", "deepseek_v3"]
+LATENT = [name for name in PACKING if name.startswith("deepseek")]
 ROWS = torch.randint(3, 256, (2, 24), generator=torch.Generator().manual_seed(7))
+PADDED = torch.ones_like(ROWS)
+PADDED[0, :6] = 0
 BOUNDS = torch.tensor([0, 9, 10, 24], dtype=torch.int32)
 PACKED = {
     "input_ids": ROWS[:1],
@@ -69,9 +79,7 @@ def test_outputs_and_gradients_stay_with_dropout(name, inputs):
 
 @pytest.mark.parametrize("name", PACKING)
 def test_a_padded_batch_stays(name):
-    mask = torch.ones_like(ROWS)
-    mask[0, :6] = 0
-    assert_fused_equals_unfused(adapted(name), attention_mask=mask)
+    assert_fused_equals_unfused(adapted(name), attention_mask=PADDED)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +97,10 @@ def test_gradient_checkpointing_stays(name):
     torch.testing.assert_close(run(loaded), once, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llama", "deepseek_v2", "deepseek_v3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_half_precision_and_autocast_stay(dtype):
-    loaded = adapted("llama", dtype)
+def test_half_precision_and_autocast_stay(name, dtype):
+    loaded = adapted(name, dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "float32"):
         assert_fused_equals_unfused(loaded, tolerance=3e-2)
 
@@ -100,9 +109,7 @@ def test_half_precision_and_autocast_stay(dtype):
 def test_generation_with_a_cache_stays(name):
     loaded = adapted(name)
     loaded.model.eval()
-    mask = torch.ones_like(ROWS)
-    mask[0, :6] = 0
-    settings = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    settings = {"attention_mask": PADDED, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     fused = loaded.model.generate(ROWS, **settings)
     unfuse(loaded.model)
     assert torch.equal(fused, loaded.model.generate(ROWS, **settings))
@@ -124,6 +131,7 @@ def test_what_is_fused(name):
     assert FusedNorm in kinds
     assert FusedMLP in kinds
     assert (FusedAttention in kinds) == (name in ("llama", "qwen2"))
+    assert (FusedLatentAttention in kinds) == (name in LATENT)
 
 
 @pytest.mark.parametrize("name", ["deepseek_v32", "deepseek_v4"])
@@ -174,15 +182,42 @@ def test_an_mlp_with_another_activation_keeps_its_own_forward():
     assert set(kinds[1:]) == {FusedMLP}
 
 
-def test_switching_the_attention_under_an_adapter_is_refused():
-    loaded = adapted("llama")
+@pytest.mark.parametrize("name", ["llama", "deepseek_v3"])
+def test_switching_the_attention_under_an_adapter_is_refused(name):
+    loaded = adapted(name)
     loaded.model.set_attn_implementation("eager")
     with pytest.raises(ModelError, match="detach it first"):
         loaded.model(ROWS)
 
 
-def test_a_float64_model_keeps_transformers_norms_and_so_its_rounding() -> None:
-    loaded = adapted("deepseek_v3", "float64")
-    assert not any(isinstance(module, FusedNorm) for module in loaded.model.modules())
-    assert any(isinstance(module, FusedMLP) for module in loaded.model.modules())
-    assert_fused_equals_unfused(loaded, tolerance=1e-12)
+@pytest.mark.parametrize("name", LATENT)
+@pytest.mark.parametrize(
+    "inputs", [{}, PACKED, {"attention_mask": PADDED}], ids=["batch", "packed", "padded"]
+)
+def test_a_float64_model_keeps_transformers_norms_and_so_its_rounding(name, inputs):
+    loaded = adapted(name, "float64")
+    kinds = [type(module) for module in loaded.model.modules()]
+    assert FusedNorm not in kinds
+    assert FusedMLP in kinds
+    assert (FusedLatentAttention in kinds) == (name == "deepseek_v3")  # V2 rotates in float32
+    assert_fused_equals_unfused(loaded, tolerance=1e-12, **inputs)
+
+
+def test_latent_attention_that_rotates_halves_keeps_its_own_forward():
+    loaded = load_model("tiny/deepseek_v3")
+    loaded.model.config.rope_interleave = False
+    attach(loaded, AdapterSpec(r=2))
+    assert not any(isinstance(module, FusedLatentAttention) for module in loaded.model.modules())
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_a_cache_filled_by_fused_latent_attention_is_the_unfused_one(name):
+    loaded = adapted(name)
+    loaded.model.eval()
+    caches = []
+    for _ in range(2):
+        with torch.no_grad():
+            caches.append(loaded.model(ROWS, use_cache=True).past_key_values)
+        unfuse(loaded.model)
+    for fused, plain in zip(*(cache.layers for cache in caches), strict=True):
+        torch.testing.assert_close((fused.keys, fused.values), (plain.keys, plain.values), rtol=0, atol=1e-5)

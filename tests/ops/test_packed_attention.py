@@ -74,3 +74,18 @@ def test_dropout_is_seeded():
 
 def test_the_output_needs_no_copy_to_join_its_heads():
     assert packed_attention(*heads([4, 3]), 0.3).transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_values_in_any_precision_and_with_dropout_are_finite_and_keep_their_dtype(dtype, dropout):
+    q, k, v, bounds = heads([70, 3], width=12, value=8, dtype=dtype)
+    out = packed_attention(q, k, v, bounds, 0.3, dropout=dropout)
+    assert out.dtype == dtype
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+def test_narrow_values_under_autocast_are_attended_in_its_dtype():
+    q, k, v, bounds = heads([70, 3], width=12, value=8, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packed_attention(q, k, v, bounds, 0.3).dtype == torch.bfloat16
