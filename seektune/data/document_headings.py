@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from seektune.data.document_lines import MINOR, Layout
 from seektune.data.document_marks import Mark
 from seektune.data.document_spans import (
     Found,
+    Range,
     answer_range,
     has_words,
     is_question,
@@ -30,6 +32,10 @@ def headed(layout: Layout, marks: Sequence[Mark]) -> Iterator[Found]:
     """
     text = layout.text
     bounds = [mark for mark in marks if mark.kind in ("heading", "break", "end", "question", "answer")]
+    ruled = any(
+        one.kind == "break" and two.kind == "heading" and not has_words(text, one.content, two.start)
+        for one, two in pairwise(bounds)
+    )
     faq = 0  # level of the FAQ heading we are under
     for index, mark in enumerate(bounds):
         if mark.kind != "heading":
@@ -41,16 +47,19 @@ def headed(layout: Layout, marks: Sequence[Mark]) -> Iterator[Found]:
         if _FAQ.search(words) and not words.endswith(("?", "？")):
             faq = faq or mark.level
         elif question and (may_ask(words) if faq else is_question(words)):
-            yield _under(layout, bounds, index, question)
+            yield _under(layout, bounds, index, question, ruled or mark.level == MINOR)
 
 
-def _under(layout: Layout, bounds: Sequence[Mark], index: int, question: tuple[int, int]) -> Found:
-    """A heading's question with its answer; labels below it leave it to them."""
+def _under(layout: Layout, bounds: Sequence[Mark], index: int, question: Range, ruled: bool) -> Found:
+    """A heading's question with its answer; labels below it leave it to them.
+
+    `ruled`: a rule ends the answer, as where the document has one between its parts.
+    """
     mark, text = bounds[index], layout.text
     begin, end, whole = layout.lines[mark.line].end, len(text), True
     for other in (bounds[place] for place in range(index + 1, len(bounds))):
         closes = other.kind in ("heading", "end") and other.level <= mark.level
-        if closes or (other.kind == "break" and mark.level == MINOR):
+        if closes or (other.kind == "break" and ruled):
             end = other.start
             break
         if other.kind in ("question", "answer"):
@@ -61,6 +70,6 @@ def _under(layout: Layout, bounds: Sequence[Mark], index: int, question: tuple[i
                 end, whole = other.start, asks
                 break
     answer = answer_range(layout, begin, end) if whole else None
-    if answer is None or not has_words(only := _LINK.sub("", text[slice(*answer)]), 0, len(only)):
-        return Found(mark.start, question)
-    return Found(mark.start, question, answer)
+    words = _LINK.sub("", text[slice(*answer)]) if answer else ""
+    asks_back = "\n" not in words and words.endswith(("?", "？"))
+    return Found(mark.start, question, answer if has_words(words, 0, len(words)) and not asks_back else None)

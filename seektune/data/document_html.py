@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import accumulate
 
-from seektune.data.document_lines import MINOR, Kind, Layout, Line
+from seektune.data.document_blocks import Block, assembled, shifted
+from seektune.data.document_lines import MINOR, Kind, Layout
 
 _BLOCKS = frozenset({
     "address", "article", "aside", "blockquote", "body", "button", "caption", "center", "dd", "details",
@@ -24,22 +25,9 @@ _UNREAD = frozenset({
     "aside", "footer", "head", "iframe", "nav", "noscript", "object", "script", "select", "style",
     "svg", "template", "textarea", "title",
 })  # fmt: skip
+_CONTAINERS = frozenset({"article", "div", "section", "table"})
 _HEADINGS = {f"h{level}": level for level in range(1, 7)} | {"dt": MINOR, "summary": MINOR}
 _SPACE = re.compile(r"[ \t\r\n\f\xa0]+")
-_RAISED = str.maketrans("0123456789+-−=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿ")
-_LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
-
-
-@dataclass(slots=True)
-class _Block:
-    """A line in the making; `apart` puts a blank line before it."""
-
-    text: str
-    kind: Kind
-    place: tuple[int, int]
-    level: int = 0
-    apart: bool = False
-    cells: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -66,35 +54,7 @@ def lay_out_html(source: str) -> Layout:
     page.close()
     page.data(html.unescape(source[closed:]), closed)
     page.flush(len(source))
-    return _assembled(page.blocks)
-
-
-def _assembled(blocks: list[_Block]) -> Layout:
-    lines: list[Line] = []
-    places: list[tuple[int, int]] = []
-    parts: list[str] = []
-    at = 0
-    for block in blocks:
-        if block.apart and lines and lines[-1].kind != "blank":
-            lines.append(Line(at, at, "blank"))
-            places.append((block.place[0], block.place[0]))
-            parts.append("")
-            at += 1
-        if block.kind == "end":  # takes no room
-            lines.append(Line(at, at, "end", block.level))
-            places.append(block.place)
-            continue
-        cells, edge = [], at
-        for cell in block.cells:
-            edge += 2
-            cells.append((edge, edge + len(cell)))
-            edge += len(cell) + 1
-        end = at + len(block.text)
-        lines.append(Line(at, end, block.kind, block.level, (at, end), tuple(cells)))
-        places.append(block.place)
-        parts.append(block.text)
-        at = end + 1
-    return Layout("\n".join(parts), tuple(lines), tuple(places))
+    return assembled(page.blocks)
 
 
 class _Page(HTMLParser):
@@ -102,7 +62,7 @@ class _Page(HTMLParser):
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.blocks: list[_Block] = []
+        self.blocks: list[Block] = []
         self._starts = list(accumulate((len(line) + 1 for line in source.split("\n")), initial=0))
         self._words: list[str] = []
         self._begin = 0
@@ -116,6 +76,8 @@ class _Page(HTMLParser):
         self._lists: list[int] = []  # the number of each open list's next item; 0: bullets
         self._marker = ""
         self._rows: list[_Row | None] = []  # the open row of each open table
+        self._containers: list[tuple[str, int]] = []  # open ones, and the level of the first heading in each
+        self._told = False  # words have come since the last heading
         self._fresh = False  # a table has begun and no row yet
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -167,7 +129,7 @@ class _Page(HTMLParser):
             self._begin, self._only_bold = here, True
         if data.strip() and not self._bold:
             self._only_bold = False
-        self._words.append(_shifted(data, self._shift[-1]) if self._shift else data)
+        self._words.append(shifted(data, self._shift[-1]) if self._shift else data)
 
     def flush(self, end: int) -> None:
         """Ends the line being read; one that holds nothing leaves no trace."""
@@ -190,10 +152,32 @@ class _Page(HTMLParser):
         return self._starts[line - 1] + column
 
     def _add(self, text: str, kind: Kind, place: tuple[int, int], level: int = 0) -> None:
-        self.blocks.append(_Block(text, kind, place, level, self._apart))
+        self.blocks.append(Block(text, kind, place, level, self._apart))
         self._apart = False
-        if kind == "heading" and self._rows and (row := self._rows[-1]):
-            row.layout = True
+        self._told = kind != "heading" and (self._told or any(map(str.isalnum, text)))
+        if kind == "heading":
+            self._contain(level)
+            if self._rows and (row := self._rows[-1]):
+                row.layout = True
+
+    def _contain(self, level: int) -> None:
+        """Notes a heading in the innermost container."""
+        if self._containers:
+            tag, highest = self._containers[-1]
+            self._containers[-1] = (tag, min(level, highest or level))
+
+    def _leave(self, tag: str, here: int) -> None:
+        """Ends what a container's headings began, unless it holds nothing but the title."""
+        if tag not in (name for name, _ in self._containers):
+            return
+        while self._containers:
+            name, level = self._containers.pop()
+            if level and (self._told or name == "table"):
+                self.blocks.append(Block("", "end", (here, here), level))
+            elif level:
+                self._contain(level)
+            if name == tag:
+                return
 
     def _indented(self, text: str) -> str:
         if not self._lists:
@@ -205,6 +189,8 @@ class _Page(HTMLParser):
     def _open(self, tag: str, here: int) -> None:
         self.flush(here)
         self._apart = self._apart or tag in _APART
+        if tag in _CONTAINERS:
+            self._containers.append((tag, 0))
         if tag in _HEADINGS:
             self._heading = _HEADINGS[tag]
         elif tag == "dd":
@@ -247,15 +233,17 @@ class _Page(HTMLParser):
             self._marker = ""
             if not self._lists:
                 self._apart = True
-                self.blocks.append(_Block("", "end", (here, here), MINOR + 1))
+                self.blocks.append(Block("", "end", (here, here), MINOR + 1))
         elif tag in ("dl", "details"):
-            self.blocks.append(_Block("", "end", (here, here), MINOR))
+            self.blocks.append(Block("", "end", (here, here), MINOR))
         elif tag in ("td", "th") and self._rows and (row := self._rows[-1]):
             self._end_cell(row)
         elif tag in ("tr", "table") and self._rows:
             self._end_row(here)
             if tag == "table":
                 self._rows.pop()
+        if tag in _CONTAINERS:
+            self._leave(tag, here)
 
     def _end_cell(self, row: _Row) -> None:
         if row.cell is not None:
@@ -271,14 +259,7 @@ class _Page(HTMLParser):
             return
         del self.blocks[row.first :]
         text = "".join(f"| {cell} " for cell in row.cells) + "|"
-        self.blocks.append(_Block(text, "row", (row.begin, here), apart=row.rule, cells=tuple(row.cells)))
+        self.blocks.append(Block(text, "row", (row.begin, here), apart=row.rule, cells=tuple(row.cells)))
         if row.rule:
             rule = "| --- " * len(row.cells) + "|"
-            self.blocks.append(_Block(rule, "row", (here, here)))
-
-
-def _shifted(data: str, tag: str) -> str:
-    """Raised or lowered text: 10<sup>9</sup> must not become 109."""
-    table, mark = (_RAISED, "^") if tag == "sup" else (_LOWERED, "_")
-    moved = data.translate(table)
-    return moved if all(a != b for a, b in zip(data, moved, strict=True)) else mark + data
+            self.blocks.append(Block(rule, "row", (here, here)))

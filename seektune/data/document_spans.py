@@ -17,16 +17,20 @@ _LEAD = re.compile(
     r"(?:\s|[*_]|<a\b[^>]*>|</a>|[-+•]\s|\d{1,3}(?:\.\d{1,3})*(?:[、)）．]|\.(?!\d))|\d{1,3}(?:\.\d{1,3})+(?=\s)"
     r"|[一二三四五六七八九十]{1,3}、|[(（]\d{1,3}[)）])*"
 )
-_TRAIL = re.compile(r"(?:\s|[*_]|</a>|\{#[^{}]*\})+\Z")
+_TRAIL = re.compile(r"(?:\s|[*_]|</a>|\{#[^{}]*\}|¶|(?<=[?？])#)+\Z")
 _LINKED = re.compile(r"\[(.+)\]\([^()\s]*\)\Z")
+_REFERENCE = re.compile(r" {0,3}\[[^\]]+\]:\s")
 _SECTION = re.compile(
     r"\s*(?:第[一二三四五六七八九十\d]{1,4}[章节篇]|[一二三四五六七八九十]{1,3}、|(?:Part|Chapter) \w+)"
     r"[^。！？.!?;；\n]{0,40}\Z"
 )
 _STARTS_ASKING = re.compile(
     r"(?:what|what's|why|how|when|where|who|whom|whose|which|is|are|was|were|do|does|did|can|could|should|would"
-    r"|will|may|must|has|have)\b|如何|怎样|怎么|为什么|为何|什么|何为|何谓|哪些|是否|能否|可否|谁",
+    r"|will|may|must|has|have)\b|如何|怎样|怎么|为什么|为何|什么|何为|何谓|哪些|谁",
     re.I,
+)
+_ASKS_SOMEWHERE = re.compile(
+    r"如何|怎么|怎样|什么|为何|是否|能否|可否|能不能|可不可以|哪些|哪个|多久|多少|吗"
 )
 _ASKS = re.compile(
     r"(?:什么是|如何|怎样|怎么|为什么|为何|何为|何谓).{2,}|.{2,}(?:吗|怎么办|是什么|为什么|有哪些|是多少|怎么回事)"
@@ -67,7 +71,8 @@ def is_question(words: str) -> bool:
 
 def may_ask(words: str) -> bool:
     """Whether words ask where questions are expected: in a FAQ, or right before an answer's label."""
-    return is_question(words) or words.endswith(("?", "？")) or _STARTS_ASKING.match(words) is not None
+    asks = _STARTS_ASKING.match(words) or _ASKS_SOMEWHERE.search(words)
+    return is_question(words) or words.endswith(("?", "？")) or asks is not None
 
 
 def question_range(text: str, start: int, end: int) -> Range | None:
@@ -82,11 +87,14 @@ def question_range(text: str, start: int, end: int) -> Range | None:
 
 
 def answer_range(layout: Layout, start: int, end: int, emphasis: str = "") -> Range | None:
-    """The answer between two places, verbatim, less blank edges, closing rules and the next part's title."""
+    """The answer between two places, verbatim.
+
+    Blank edges, closing rules, link targets and the title of what follows are no part of it.
+    """
     text = layout.text
     for line in reversed(lines_between(layout, start, end)):
         title = line.kind == "text" and end < len(text) and _is_title(layout, line, start, end)
-        if line.kind == "break" or title:
+        if line.kind == "break" or title or _REFERENCE.match(text, line.start, line.end):
             end = max(start, line.start)
         elif line.kind not in ("blank", "end"):
             break

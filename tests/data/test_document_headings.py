@@ -48,7 +48,14 @@ def test_bold_questions_and_summaries_end_at_the_next() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["", "\n", "- [there](x)\n", "![](picture.png)\n", "Q: a?\nA: b\n", "A: b\n", "---\n"]
+    "body",
+    ["", "\n", "- [there](x)\n", "![](picture.png)\n", "What is c d?\n", "Q: a?\nA: b\n", "A: b\n", "---\n"],
 )
 def test_a_heading_without_an_answer_of_its_own_is_left(body: str) -> None:
     assert found(f"## What is a b?\n{body}") == [("What is a b?", "")]
+
+
+def test_where_rules_stand_between_the_parts_a_rule_ends_an_answer() -> None:
+    text = "## What is a b?\n\nc\n\n---\n\nd\n"
+    assert found(text) == [("What is a b?", "c\n\n---\n\nd")]
+    assert found(f"# e\n\n---\n\n{text}") == [("What is a b?", "c")]

@@ -51,7 +51,23 @@ def test_headings_terms_and_bold_questions_are_headings() -> None:
 
 def test_a_table_that_arranges_the_page_is_no_table() -> None:
     layout = lay_out_html("<table><tr><td><h2>Why is it so?</h2></td><td><p>Because.</p></td></tr></table>")
-    assert [line.kind for line in layout.lines if line.kind != "blank"] == ["heading", "text"]
+    assert [line.kind for line in layout.lines if line.kind != "blank"] == ["heading", "text", "end"]
+
+
+def ends(source: str) -> list[tuple[int, str]]:
+    """The level of each end, with the text that comes before it."""
+    layout = lay_out_html(source)
+    return [
+        (line.level, layout.text[: line.start].split()[-1]) for line in layout.lines if line.kind == "end"
+    ]
+
+
+def test_what_a_heading_began_ends_with_its_container_but_not_with_that_of_the_title_alone() -> None:
+    card = "<div><div><h3>a</h3><span>+</span></div><div>b</div></div>"
+    assert ends(f"<h1>z</h1>{card}{card}<p>c</p>") == [(3, "b"), (3, "b")]
+    assert ends("<section><h2>a</h2><div>b</div>c</section>d") == [(2, "c")]
+    assert ends("<table><tr><th><h2>a</h2></th></tr></table>b") == [(2, "a")]
+    assert ends("<div>a</div></div></section>b") == []
 
 
 def test_every_line_knows_its_place_in_the_source() -> None:

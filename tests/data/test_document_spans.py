@@ -37,6 +37,8 @@ def test_these_do_not_ask_outside_a_list_of_questions(words: str) -> None:
         ("[What is X?](#what)", "What is X?"),
         ('<a name="x"></a>What is X? {#x}', "What is X?"),
         ("10. Why?\nA. one\nB. two\n", "Why?\nA. one\nB. two"),
+        ("How is it?#", "How is it?"),
+        ("What is C#¶", "What is C#"),
         (" *** ", None),
     ],
 )
@@ -52,6 +54,7 @@ def test_a_question_is_its_words(raw: str, words: str | None) -> None:
         ("\n    code\n    more\n", "    code\n    more"),
         ("说明。\n\n二、治疗\n\n", "说明。"),
         ("分为：\n\n一、甲\n\n二、乙\n\n", "分为：\n\n一、甲\n\n二、乙"),
+        ("see [x].\n\n[x]: http://y\n", "see [x]."),
         ("\n---\n***\n", None),
     ],
 )
