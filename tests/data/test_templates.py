@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
-from seektune.data.templates import TEMPLATES, prompt_ids, render, render_turn, to_sample, turn_ids
+from seektune.config.data import SourceConfig
+from seektune.data.formats import converter, format_of
+from seektune.data.records import Record
+from seektune.data.templates import (
+    TEMPLATES,
+    pieces,
+    prompt_ids,
+    render,
+    render_turn,
+    sampler,
+    to_sample,
+    to_samples,
+    turn_ids,
+)
 from seektune.errors import DataError
-from seektune.types import IGNORE, Example, Message
+from seektune.types import IGNORE, Example, Message, Sample, ToolCall
 
 B, E = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 CODER = (
@@ -26,6 +42,9 @@ SYSTEM, MORE = Message("system", "S"), Message("system", "T")
 USER, ANSWER, AGAIN = Message("user", U), Message("assistant", "a\n"), Message("user", " v ")
 REASONED = Message("assistant", "<think>\nbecause\n</think>\n\nyes")
 EOT = "<|EOT|>"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+TOOLS = '[{"name": "f", "description": "d", "parameters": {}}]'
+CALL = Message("assistant", "", (ToolCall("f", "{}"),))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +129,10 @@ def test_a_template_that_ends_no_turn_gets_eos(tokenizer: Any) -> None:
     assert render_turn(chat, [USER, ANSWER]) == ("u{{ 1 }}", f"a\n{E}")
 
 
-@given(st.text(max_size=40), st.text(max_size=40).filter(str.strip), st.sampled_from(sorted(TEMPLATES)))
+ordinary = st.text(max_size=40).filter(lambda text: "think>" not in text and "｜" not in text)
+
+
+@given(ordinary, ordinary.filter(str.strip), st.sampled_from(sorted(TEMPLATES)))
 @settings(deadline=None)
 def test_tokens_say_the_rendered_text_and_targets_are_the_completion(
     tokenizer: Any, question: str, answer: str, template: str
@@ -176,6 +198,197 @@ def test_a_row_without_an_answer_and_a_model_without_a_tokenizer_are_refused(cha
         to_sample(chat, Example((USER,), "rows:2"))
     with pytest.raises(DataError, match="no tokenizer"):
         prompt_ids(chat_of(None), [USER])
+
+
+def test_every_assistant_turn_is_trained_with_its_end(tokenizer: Any) -> None:
+    chat = chat_of(tokenizer, "deepseek_v3")
+    example = Example((SYSTEM, USER, ANSWER, AGAIN, REASONED), "rows:1")
+    assert trained(chat, to_sample(chat, example)) == [f"a\n{E}", f"{REASONED.content}{E}"]
+    assert trained(chat, to_sample(chat, example, "last")) == [f"{REASONED.content}{E}"]
+
+
+def test_where_the_generation_prompt_lacks_the_blank_of_an_answer_history_trains_the_blank(
+    tokenizer: Any,
+) -> None:
+    chat = chat_of(tokenizer, "deepseek_v2")
+    sample = to_sample(chat, Example((USER, ANSWER, AGAIN, Message("assistant", "b")), "rows:1"))
+    assert trained(chat, sample) == [f" a\n{E}", f" b{E}"]
+
+
+@pytest.mark.parametrize("template", ["deepseek_r1", "deepseek_v31", "deepseek_v32"])
+def test_reasoning_that_is_dropped_from_history_trains_nothing(tokenizer: Any, template: str) -> None:
+    chat = chat_of(tokenizer, template)
+    sample = to_sample(chat, Example((USER, REASONED, AGAIN, REASONED), "rows:1"))
+    assert len(trained(chat, sample)) == 1
+    assert trained(chat, sample)[0].lstrip("\n") == f"because\n</think>\n\nyes{E}"
+    plain = to_sample(chat, Example((USER, ANSWER, AGAIN, REASONED), "rows:1"))
+    assert trained(chat, plain)[0] == f"a\n{E}"
+
+
+def test_a_messages_weight_is_that_of_its_tokens(tokenizer: Any) -> None:
+    chat = chat_of(tokenizer)
+
+    def weighted(first: float | None, second: float | None, turns: Any = "all") -> Sample:
+        messages = (
+            USER,
+            Message("assistant", "a", weight=first),
+            AGAIN,
+            Message("assistant", "b", weight=second),
+        )
+        return to_sample(chat, Example(messages, "rows:1"), turns)
+
+    assert trained(chat, weighted(0, None)) == [f"b{E}"]
+    assert trained(chat, weighted(1, 0, "last")) == [f"a{E}"]
+    assert weighted(2, 2).weight == 2
+    mixed = weighted(0.5, None)
+    assert isinstance(mixed.weight, tuple)
+    assert len(mixed.weight) == len(mixed)
+    by_token = {w for w, target in zip(mixed.weight, mixed.targets, strict=True) if target != IGNORE}
+    assert by_token == {0.5, 1.0}
+    with pytest.raises(DataError, match=r"rows:1: message 0 \(user\) has the weight 1.0"):
+        to_sample(chat, Example((Message("user", "u", weight=1.0), ANSWER), "rows:1"))
+    assert to_sample(chat, Example((Message("user", "u", weight=0.0), ANSWER), "rows:1"))
+
+
+def test_plain_text_is_trained_whole_between_bos_and_eos(tokenizer: Any) -> None:
+    sample = to_sample(chat_of(tokenizer), Example((Message("assistant", "Once.\n"),), "rows:1"))
+    assert sample.input_ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(sample.targets) == f"Once.\n{E}"
+
+
+@pytest.mark.parametrize("template", ["deepseek_v3", "deepseek_r1", "deepseek_v31"])
+def test_tool_calls_are_trained_and_what_tools_return_is_not(tokenizer: Any, template: str) -> None:
+    chat = chat_of(tokenizer, template)
+    messages = (USER, CALL, Message("tool", "42"), Message("assistant", "it is 42"))
+    turns = trained(chat, to_sample(chat, Example(messages, "rows:1", tools=TOOLS)))
+    assert [turn.count("<｜tool▁calls▁begin｜>") for turn in turns] == [1, 0]
+    assert turns[0].endswith(f"<｜tool▁calls▁end｜>{E}")
+    assert turns[1] == f"it is 42{E}"
+    reasoned = Message("assistant", REASONED.content, CALL.tool_calls)
+    [turn] = trained(chat, to_sample(chat, Example((USER, reasoned), "rows:1", tools=TOOLS)))
+    assert "because\n</think>\n\nyes<｜tool▁calls▁begin｜>" in turn
+
+
+def test_the_prompt_a_row_trains_on_is_the_one_generation_gets(tokenizer: Any) -> None:
+    for template in ("deepseek_v2", "deepseek_v3", "deepseek_v31"):
+        chat = chat_of(tokenizer, template)
+        messages = (SYSTEM, USER, Message("assistant", "12 mmHg。"), AGAIN, Message("assistant", "ok"))
+        sample = to_sample(chat, Example(messages, "rows:1", tools=""))
+        prompt = prompt_ids(chat, messages[:-1])
+        assert list(sample.input_ids[: len(prompt)]) == prompt
+
+
+def test_tools_reach_a_template_that_knows_them_and_objects_reach_one_that_quotes(tokenizer: Any) -> None:
+    knows = (
+        "{% for t in tools %}[{{ t.function.name }}]{% endfor %}{% for m in messages %}{{ m.content }}"
+        "{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{{ c.function.name }}{% endfor %}|"
+        "{% endfor %}"
+    )
+    chat = with_template(tokenizer, knows)
+    call = Message("assistant", "", (ToolCall("f", '{"a":1}'),))
+    assert render(chat, [USER, call], tools=TOOLS) == f'[f]{U}|{{"a": 1}}f|'
+    with pytest.raises(DataError, match="arguments of a tool call are not JSON"):
+        render(chat, [USER, Message("assistant", "", (ToolCall("f", "{"),))])
+
+
+def test_a_template_that_leaves_a_message_or_a_call_out_is_refused(tokenizer: Any) -> None:
+    last = (
+        "{% set ns = namespace(s='') %}{% for m in messages %}{% if m.role == 'system' %}"
+        "{% set ns.s = m.content %}{% endif %}{% endfor %}{{ ns.s }}"
+        "{% for m in messages %}{% if m.role != 'system' %}{{ m.role + m.content }}|{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant{% endif %}"
+    )
+    chat = with_template(tokenizer, last)
+    with pytest.raises(DataError, match=r"leaves out message 0 \(system\)"):
+        to_sample(chat, Example((Message("system", "Doctor"), MORE, USER, ANSWER), "rows:1"))
+    with pytest.raises(DataError, match="leaves out the tool calls of message 1"):
+        to_sample(chat, Example((USER, Message("assistant", "a", (ToolCall("zz", "{}"),))), "rows:1"))
+
+
+def test_a_batch_keeps_its_order_and_an_error_stands_where_its_row_was(tokenizer: Any) -> None:
+    chat = chat_of(tokenizer, "deepseek_v2")
+    rows = [Example((Message("user", f"{n}"), ANSWER), f"rows:{n}") for n in range(5)]
+    rows.insert(2, Example((USER, CALL), "rows:bad"))
+    found = to_samples(chat, rows)
+    assert str(found[2]) == (
+        "rows:bad: the chat template cannot render the roles user, assistant: "
+        "this generation has no form for tool calls"
+    )
+    assert [row for row in found if isinstance(row, Sample)] == [
+        to_sample(chat, row) for row in rows if row.row_id != "rows:bad"
+    ]
+    assert to_samples(chat, []) == []
+
+
+def test_a_sampler_remembers_shapes_between_batches(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    own = copy.copy(tokenizer)
+    real = tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        own,
+        "apply_chat_template",
+        lambda *args, **kwargs: ran.append(1) or real(*args, **kwargs),
+        raising=False,
+    )
+    run = sampler(chat_of(own))
+    rows = [Example((Message("user", f"{n}"), ANSWER), f"rows:{n}") for n in range(100)]
+    run(rows[:50])
+    before = len(ran)
+    run(rows[50:])
+    assert len(ran) == before < 30
+
+
+def shared(limit: int = 10) -> list[Example]:
+    """Rows of every file of the shared data."""
+    rows = []
+    for path in sorted(DATA.rglob("*.json*")):
+        if "esft_golden" in path.parts or path.stem in ("lf_dataset_info", "captions_zh"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        lines = (
+            json.loads(text) if path.suffix == ".json" else map(json.loads, text.strip().split("\n")[:limit])
+        )
+        records = [Record(path.name, n, fields) for n, fields in enumerate(list(lines)[:limit], 1)]
+        name = format_of(records[0])
+        labels = sorted({str(record.fields["label"]) for record in records if "label" in record.fields})
+        convert = converter(SourceConfig(path=str(path)), name, labels)
+        rows += [row for row in map(convert, records) if isinstance(row, Example)]
+    return rows
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_batches_of_real_rows_are_what_the_slow_way_gives(tokenizer: Any, template: str) -> None:
+    chat = chat_of(tokenizer, template)
+    rows = shared()
+    found = to_samples(chat, rows)
+    tools = {row.row_id for row in rows if row.tools or any(m.tool_calls for m in row.messages)}
+    for row, sample in zip(rows, found, strict=True):
+        if isinstance(sample, DataError):
+            assert "no form for tool" in str(sample)
+            assert row.row_id in tools
+            continue
+        assert sample == to_sample(chat, row)
+        if len(row.messages) > 1 and not row.tools:
+            prompt, completion = turn_ids(chat, row.messages)
+            assert [*sample.input_ids, sample.targets[-1]] == prompt + completion
+            if len(pieces(chat, row)) == 2:
+                assert sample.targets == (*[IGNORE] * (len(prompt) - 1), *completion)
+
+
+def trained(chat: SimpleNamespace, sample: Sample) -> list[str]:
+    """The text of each run of targets."""
+    runs: list[list[int]] = [[]]
+    for target in sample.targets:
+        if target != IGNORE:
+            runs[-1].append(int(target))
+        elif runs[-1]:
+            runs.append([])
+    return [text(chat, run) for run in runs if run]
+
+
+def text(chat: SimpleNamespace, ids: Sequence[int]) -> str:
+    return str(chat.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def chat_of(tokenizer: Any, template: str = "deepseek_v3") -> SimpleNamespace:
