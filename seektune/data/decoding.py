@@ -34,7 +34,9 @@ _WIDTHS = MappingProxyType({"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf
 _CHINESE_PAIRS = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
 _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
 _MISREAD = "the line is utf-8 text in a gb18030 file"
-_AFTER_MARK = MappingProxyType({"\n": range(1, 128), '"': b":,}] \r\n"})  # where a mark off the grid is one
+_AFTER_MARK = MappingProxyType(  # what makes a mark off the grid one
+    {"\n": frozenset(range(1, 128)), '"': frozenset(b":,}] \r\n")}
+)
 _TORN = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 codecs.register_error("seektune_damaged", lambda error: (DAMAGED, _end_of(error)))
@@ -93,9 +95,9 @@ def encoding_of(start: bytes) -> str:
     if len(pieces) < 3:  # a file in one line is judged by its strings
         pieces = start.split(b'"')
     utf8 = chinese = 0
-    for piece in pieces:
+    for left, piece in enumerate(pieces, 1 - len(pieces)):
         if not piece.isascii():
-            valid = _is_utf8(piece)
+            valid = _is_utf8(piece, final=left < 0)  # the last piece may stop within a character
             utf8 += valid
             chinese += not valid and _looks_chinese(piece)
     return "gb18030" if chinese > utf8 else "utf-8"
@@ -244,9 +246,9 @@ def _wide_pieces(source: Iterator[bytes], encoding: str, mark: str, left: list[b
         yield b"".join(left)
 
 
-def _is_utf8(piece: bytes) -> bool:
+def _is_utf8(piece: bytes, final: bool) -> bool:
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(piece)  # the last piece may stop within a character
+        codecs.getincrementaldecoder("utf-8")().decode(piece, final)
     except UnicodeDecodeError:
         return False
     return True

@@ -77,6 +77,10 @@ def test_a_file_in_one_line_is_judged_by_its_strings() -> None:
     assert decoding.encoding_of(array.replace("岁".encode("gb18030"), b"\xff\xff", 1)) == "gb18030"
 
 
+def test_a_string_that_ends_in_half_a_character_does_not_speak_for_utf_8() -> None:
+    assert decoding.encoding_of('["答案“甲”", "x'.encode("gb18030") + b'\xdc", "y"]') == "gb18030"
+
+
 def test_accents_in_latin_1_are_not_taken_for_chinese() -> None:
     assert decoding.encoding_of("café été\nnaïveté\nà côté".encode("latin-1")) == "utf-8"
 
