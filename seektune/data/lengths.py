@@ -105,7 +105,7 @@ def _without(sample: Sample, begin: int, end: int) -> Sample:
     """
     cut, rest = max(begin - 1, 0), max(begin - 1, 0) + end - begin
     targets = list(sample.targets[:cut]), list(sample.targets[rest:])
-    if end > 1 and sample.targets[end - 2] != IGNORE:
+    if end > 1 and IGNORE not in (sample.targets[end - 2], sample.targets[end - 1]):
         beheaded = next((at for at, target in enumerate(targets[1]) if target == IGNORE), len(targets[1]))
         targets[1][:beheaded] = [IGNORE] * beheaded
     return replace(
@@ -119,46 +119,38 @@ def _without(sample: Sample, begin: int, end: int) -> Sample:
 
 
 def _split(sample: Sample, max_length: int, frame: Frame) -> list[Sample] | Dropped:
+    """Ranges of positions, the first of each holding BOS instead of the token that stood there."""
     targets = np.asarray(sample.targets)
-    bos = int(frame.bos is not None and sample.input_ids[0] == frame.bos)
-    if (targets != IGNORE).all():
-        room = max_length - bos
-        ends = [*range(bos + room, len(sample) + 1, room), len(sample) + 1]
-    else:
-        ends = list(_turn_ends(targets, max_length, bos))
+    has_bos = frame.bos is not None and sample.input_ids[0] == frame.bos
+    text = (targets != IGNORE).all()
+    room = max_length - 1
+    ends = range(room, len(sample), room) if text else _turn_ends(targets, room)
     parts = []
-    begin = bos
-    for end in ends:
-        if bos + end - begin > max_length:
-            detail = f"a turn of {end - begin} tokens, max_length {max_length}"
+    for begin, end in pairwise([0, *ends, len(sample)]):
+        start = begin if has_bos or text or not begin else begin + 1  # a turn begins with its own token
+        if end - start > room:
+            detail = f"a turn of {end - start + 1} tokens, max_length {max_length}"
             return Dropped(sample.row_id, "answer too long", detail)
-        parts.append(_part(sample, begin, end, bos))
-        begin = end
-    return [part for part in parts if len(part)]
+        parts.append(_part(sample, slice(start, end), has_bos))
+    return parts
 
 
-def _turn_ends(targets: NDArray[Any], max_length: int, bos: int) -> Iterator[int]:
+def _turn_ends(targets: NDArray[Any], room: int) -> Iterator[int]:
     """Where to part: after as many trained turns as fit, each time."""
     trained = np.flatnonzero(targets != IGNORE)
     last = trained[np.append(np.diff(trained) > 1, True)] if trained.size else trained
-    ends = [*(last[:-1] + 2).tolist(), len(targets) + 1]
-    begin = bos
-    for end, following in pairwise(ends):
-        if bos + following - begin > max_length:
+    begin = 0
+    for end, following in pairwise([*(last[:-1] + 1).tolist(), len(targets)]):
+        if following - begin > room:
             yield end
             begin = end
-    yield ends[-1]
 
 
-def _part(sample: Sample, begin: int, end: int, bos: int) -> Sample:
-    """Tokens begin … end - 1 behind a BOS."""
-    first = begin == bos
-    inputs = slice(0 if first else begin, end - 1)
-    targets = slice(0 if first else begin - bos, end - 1)
-    prefix = () if first or not bos else sample.input_ids[:1]
+def _part(sample: Sample, kept: slice, has_bos: bool) -> Sample:
+    inputs = tuple(sample.input_ids[kept])
     return replace(
         sample,
-        input_ids=(*prefix, *sample.input_ids[inputs]),
-        targets=tuple(sample.targets[targets]),
-        weight=sample.weight if isinstance(sample.weight, float | int) else tuple(sample.weight[targets]),
+        input_ids=(sample.input_ids[0], *inputs[1:]) if has_bos else inputs,
+        targets=tuple(sample.targets[kept]),
+        weight=sample.weight if isinstance(sample.weight, float | int) else tuple(sample.weight[kept]),
     )

@@ -348,7 +348,7 @@ def shared(limit: int = 10) -> list[Example]:
         lines = (
             json.loads(text) if path.suffix == ".json" else map(json.loads, text.strip().split("\n")[:limit])
         )
-        records = [Record(path.name, n, fields) for n, fields in enumerate(list(lines)[:limit], 1)]
+        records = [Record(path.name, n, fields) for n, fields in enumerate(found[:limit], 1)]
         name = format_of(records[0])
         labels = sorted({str(record.fields["label"]) for record in records if "label" in record.fields})
         convert = converter(SourceConfig(path=str(path)), name, labels)
