@@ -78,7 +78,7 @@ def negatives(
 
     The kinds take turns from row to row, and one that a row does not allow leaves its place to the next:
     `options` needs options, `corrupted` open text; `in_batch` and `mined` take answers of the same block of
-    rows, closed for closed. `rows` is read twice; beside one block, memory holds 12 bytes a row.
+    rows, closed for closed. `rows` is read twice; beside one block, memory holds 16 bytes a row.
     """
     counts = Counts() if counts is None else counts
     golds = _Golds(rows)
@@ -108,7 +108,7 @@ class _Golds:
     def __init__(self, rows: Sequence[Example]) -> None:
         self._rows = rows
         self._keys = np.fromiter((hash((_stem(row), row.images)) for row in rows), np.int64, len(rows))
-        self._order = np.argsort(self._keys, kind="stable").astype(np.uint32)
+        self._order = np.argsort(self._keys, kind="stable")
 
     def of(self, index: int, row: Example) -> list[Said]:
         """What is known to be right for row `index`; of a question asked very often the first 64 answers."""
@@ -216,9 +216,10 @@ def _candidates(kind: str, block: _Block, place: int, generator: random.Random) 
 
 
 def _answers(block: _Block, row: Example, others: Iterable[int], place: int) -> Iterator[tuple[str, str]]:
-    """The answers of other rows, closed for closed and open for open."""
+    """The answers of other rows, closed for closed and open for open; none that shows an image of its own."""
     for index in others:
         other = block.rows[index]
         last = other.messages[-1]
-        if index != place and last.role == "assistant" and bool(other.options) == bool(row.options):
+        alike_in_form = bool(other.options) == bool(row.options) and "<image>" not in last.content
+        if index != place and last.role == "assistant" and alike_in_form:
             yield last.content, other.row_id

@@ -69,6 +69,11 @@ def test_the_same_words_about_another_image_are_another_question() -> None:
     assert rejected(made(rows, ("in_batch",))[0]) == ["dog", "cat"]
 
 
+def test_an_answer_that_shows_an_image_is_not_lent() -> None:
+    rows = [open_row("Draw a cat", "<image>", 1, ("cat.png",)), open_row("Say cat", "cat", 2)]
+    assert [pair.row_id for pair in made(rows, ("in_batch",))[0]] == ["a.jsonl:1"]
+
+
 def test_closed_questions_get_answers_of_closed_questions() -> None:
     rows = [
         closed_row("Which?", ["one", "two"], 0, 1),
