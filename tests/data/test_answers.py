@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seektune.data.answers import final, near_equal
@@ -51,6 +51,7 @@ def test_the_final_answer_leaves_the_reasoning_out() -> None:
     assert final("<think>a</think>\n\nb ") == "b"
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_likeness_is_symmetric_and_everything_is_like_itself(one: str, other: str) -> None:
     assert near_equal(one, one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seektune.data.document_lines import MINOR, Layout, lay_out
@@ -60,6 +60,7 @@ def test_a_span_is_that_of_the_text_itself() -> None:
     assert isinstance(lay_out("", markdown=True), Layout)
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("#-=*_|`~ \n\r\taé？?<>!1.、问:：")), st.booleans())
 def test_the_lines_of_any_text_are_in_order_and_leave_nothing_out(text: str, markdown: bool) -> None:
     lines = lay_out(text, markdown).lines

@@ -126,7 +126,7 @@ PARAGRAPHS = st.lists(WORDS.map(lambda words: "说明 " + words.strip() + " 。"
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(WORDS, PARAGRAPHS), min_size=1, max_size=5),
     st.sampled_from(["问：{}\n答：{}\n\n", "Q: {}\nA: {}\n", "# {}\n\n{}\n\n", "**Q: {}**\n\n**A:** {}\n"]),
@@ -146,7 +146,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=40).map("".join),
     st.sampled_from(["text", "markdown", "html"]),
