@@ -25,10 +25,10 @@ LISTED = re.compile(r"[a-z] ")
 MOST_PARTS = 12
 """Texts of more parts than this are conversations, not options: their order is meant."""
 
-MOST_CHANGED = 0.3
+MOST_CHANGED = 0.25
 """Most of the question, or of what is not boilerplate, that may be edited between near duplicates."""
 
-OWN_RUN = 10
+OWN_RUN = 3
 """Fewer characters than this between boilerplate are an edit in it, not the row's own words."""
 
 SHORT_ANSWER = 32
@@ -53,6 +53,12 @@ def text_of(row: Row) -> str:
     System messages are left out: they are the same for many rows. Both sides of a pair count.
     """
     return _text(row, answers=True)
+
+
+def asked_in(text: str) -> str:
+    """The `question_text` of a row whose `text_of` is given."""
+    body, mark, images = text.partition(IMAGES)
+    return body.partition(ANSWERS)[0] + mark + images
 
 
 def canonical(text: str) -> str:
@@ -81,16 +87,15 @@ def alike(left: str, right: str, cutoff: float, common: Common | None = None) ->
         similarity = Levenshtein.normalized_similarity(left, right, score_cutoff=cutoff)
     if not similarity or similarity == 1:
         return similarity
-    edits = [
-        (op.src_start, op.src_end, op.dest_end - op.dest_start)
-        for op in Levenshtein.opcodes(left, right)
-        if op.tag != "equal"
-    ]
+    edits = [op for op in Levenshtein.opcodes(left, right) if op.tag != "equal"]
+    removed = [(op.src_start, op.src_end, op.dest_end - op.dest_start) for op in edits]
+    added = [(op.dest_start, op.dest_end, op.src_end - op.src_start) for op in edits]
     question = re.split(rf"[\n{ANSWERS}]", left, maxsplit=1)[0]
-    if _rewritten(edits, [(0, len(question))]):
+    if _rewritten(removed, [(0, len(question))]):
         return 0.0
-    own = _own(common(left)) if common else []
-    return 0.0 if own and _rewritten(edits, own) else similarity
+    if common and (_rewritten(removed, _own(common(left))) or _rewritten(added, _own(common(right)))):
+        return 0.0
+    return similarity
 
 
 def same_answer(left: str, right: str, cutoff: float) -> bool:
@@ -104,9 +109,12 @@ def same_answer(left: str, right: str, cutoff: float) -> bool:
     if said_right in map(_unlettered, asked_left.split("\n")[1:]):
         return False
     longest = max(len(said_left), len(said_right))
-    if longest <= SHORT_ANSWER and re.findall(r"\d+", said_left) != re.findall(r"\d+", said_right):
+    if longest > SHORT_ANSWER:
+        allowed = int(MOST_CHANGED * longest)
+    elif re.findall(r"\d+", said_left) != re.findall(r"\d+", said_right):
         return False
-    allowed = max(int((1 - cutoff) * longest), 1 if longest >= 4 else 0)
+    else:
+        allowed = max(int((1 - cutoff) * longest), 1 if longest >= 4 else 0)
     return Levenshtein.distance(said_left, said_right, score_cutoff=allowed) <= allowed
 
 
@@ -177,10 +185,10 @@ def _own(common: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def _rewritten(edits: Iterable[tuple[int, int, int]], spans: list[tuple[int, int]]) -> bool:
-    """Whether more than MOST_CHANGED of the spans is edited; one character always may be."""
+    """Whether more than MOST_CHANGED of the spans is edited; an edit is (from, to, replaced by so many)."""
     edited = sum(
-        max(min(stop, end) - max(begin, start), added if start <= begin <= end else 0, 0)
-        for begin, stop, added in edits
+        max(min(stop, end) - max(begin, start), size if start <= begin <= end else 0, 0)
+        for begin, stop, size in edits
         for start, end in spans
     )
     return edited > max(1, MOST_CHANGED * sum(end - start for start, end in spans))

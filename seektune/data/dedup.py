@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seektune.config.data import DedupConfig
-from seektune.data.comparison import alike, question_text, same_answer, text_of
+from seektune.data.comparison import alike, asked_in, question_text, same_answer, text_of
 from seektune.data.near import candidates
 from seektune.data.signatures import Signatures
 from seektune.types import Row
@@ -87,9 +87,12 @@ class Index:
 
     def add(self, row: Row) -> None:
         """Take the next row."""
-        self.question.add(question_text(row))
-        if self.whole is not None:
-            self.whole.add(text_of(row))
+        if self.whole is None:
+            self.question.add(question_text(row))
+        else:
+            text = text_of(row)
+            self.whole.add(text)
+            self.question.add(asked_in(text))
 
     def duplicates(self, texts: Texts) -> Duplicates:
         """What repeats among the rows; `texts(i)` gives `text_of` of row i again."""
@@ -170,13 +173,12 @@ def leaks(train: Index, held_out: Index, train_texts: Texts, held_out_texts: Tex
 
 def _first_of_equals(hashes: NDArray[np.uint64]) -> Ints:
     """Per row the first row of the same hash; a row without a text is its own."""
-    root = np.arange(len(hashes))
+    root: Ints = np.arange(len(hashes))
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
-    new = np.ones(len(order), np.bool_)
-    new[1:] = ordered[1:] != ordered[:-1]
-    root[order] = order[np.flatnonzero(new)[np.cumsum(new) - 1]] if len(order) else order
-    root[hashes == 0] = np.flatnonzero(hashes == 0)
+    later = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)) + 1
+    opening = np.diff(later, prepend=-1) > 1  # of a run of equal hashes, the second
+    root[order[later]] = order[later[opening] - 1][np.cumsum(opening) - 1]
     return root
 
 
@@ -188,22 +190,23 @@ def _pairs_of(root: Ints) -> Ints:
 def _conflicts(questions: NDArray[np.uint64], whole: NDArray[np.uint64]) -> Ints:
     """Pairs (first row of a question, a later row of it whose whole text differs)."""
     pairs = _pairs_of(_first_of_equals(questions))
-    pairs = pairs[whole[pairs[:, 0]] != whole[pairs[:, 1]]]
-    _, once = np.unique(
-        np.stack([pairs[:, 0].astype(np.uint64), whole[pairs[:, 1]]]), axis=1, return_index=True
-    )
-    return pairs[np.sort(once)]
+    differing: Ints = pairs[whole[pairs[:, 0]] != whole[pairs[:, 1]]]
+    keys = np.stack([differing[:, 0].astype(np.uint64), whole[differing[:, 1]]])
+    once = np.sort(np.unique(keys, axis=1, return_index=True)[1])
+    answers: Ints = differing[once]
+    return answers
 
 
 def _row_with_hash(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> Ints:
     """Per hash the first row of `others` with the same one, or −1."""
     if not len(others):
-        return np.full(len(hashes), -1)
+        return np.full(len(hashes), -1, np.int64)
     order = np.argsort(others, kind="stable")
     ordered = others[order]
     place = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
     found = (ordered[place] == hashes) & (hashes != 0)
-    return np.where(found, order[place], np.int64(-1))
+    numbers: Ints = np.where(found, order[place], -1)
+    return numbers
 
 
 def _array(pairs: list[tuple[int, int]]) -> Ints:

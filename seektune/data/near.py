@@ -1,17 +1,17 @@
 """Which pairs of texts may be near duplicates: found by shared fingerprints, sieved by length and letters.
 
 Band by band, texts that share a fingerprint are paired. A fingerprint that many texts share says little about
-any two of them, so its holders are paired with a few neighbours only: those whose smallest fingerprints
-agree, as copies of one text do. No sieve loses a pair that is alike: an edit changes the length by one at
-most, and one count of a letter up and one down. Pairs wait in files: memory does not grow with their number.
+any two of them, so its holders are paired with few of the others only: the next in order of rows, and
+those whose smallest fingerprints agree, as copies of one text do. No sieve loses a pair that is alike: an
+edit changes the length by one at most, and one count of a letter up and one down. Pairs wait in files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ CROWD = 16
 
 ACROSS = 8
 NEIGHBOURS = 2
-PAIRS_AT_ONCE = 1 << 19
-PARTS = 64
+PAIRS_AT_ONCE = 1 << 15
+PARTS = 256
 SHARED = ((SAMPLE, 1), (4 * SAMPLE, 2))
 """Fingerprints that a pair must share: (texts up to so many characters, so many); longer ones LONG_SHARED."""
 
@@ -52,9 +52,11 @@ def candidates(
 ) -> Candidates:
     """Pairs (row of left, row of right) that may be `similarity` alike; where both are one, left < right.
 
-    Rows that are not `kept` are passed over. `folder` takes the waiting pairs and must be empty.
+    Rows that are not `kept` are passed over. `folder` takes the waiting pairs, and is emptied first.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        file.unlink()
     free = np.zeros(left.rows, np.bool_)
     for band in range(BANDS):
         mine = _sorted_band(left, band, left_kept)
@@ -97,16 +99,28 @@ def _pairs(mine: _Band, others: _Band, same: bool, free: Bools) -> Iterator[Ints
     if same:
         start = np.arange(1, len(mine.keys) + 1)
     stop[crowded] = np.minimum(stop[crowded], start[crowded] + NEIGHBOURS)
+    if same and crowded.any():
+        order = np.lexsort((mine.rows[crowded], fingerprints[crowded]))
+        rows, held = mine.rows[crowded][order], fingerprints[crowded][order]
+        after = np.flatnonzero(held[1:] == held[:-1]) + 1
+        for first in range(0, len(after), PAIRS_AT_ONCE):
+            some = after[first : first + PAIRS_AT_ONCE]
+            yield _ordered(rows[some - 1], rows[some], same)
     counts = np.maximum(stop - start, 0)
     totals = np.cumsum(counts)
     last = int(totals[-1]) if len(totals) else 0
     cuts = np.searchsorted(totals, np.arange(0, last, PAIRS_AT_ONCE), "right")
-    for first, end in zip(cuts, [*cuts[1:], len(counts)], strict=True):
+    for first, end in pairwise([*cuts.tolist(), len(counts)]):
         size = counts[first:end]
         offsets = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         partners = others.rows[np.repeat(start[first:end], size) + offsets]
-        pairs = np.stack([np.repeat(mine.rows[first:end], size), partners], axis=1).astype(np.int64)
-        yield np.sort(pairs, axis=1) if same else pairs
+        yield _ordered(np.repeat(mine.rows[first:end], size), partners, same)
+
+
+def _ordered(left: NDArray[np.uint32], right: NDArray[np.uint32], same: bool) -> Ints:
+    """Pairs as (n, 2); those within one set of texts with the smaller row first."""
+    pairs = np.stack([left, right], axis=1).astype(np.int64)
+    return np.sort(pairs, axis=1) if same else pairs
 
 
 def _possible(left: Signatures, right: Signatures, pairs: Ints, similarity: float) -> Bools:
@@ -128,7 +142,8 @@ def _spill(folder: Path, pairs: Ints, rows: int) -> None:
     part = pairs[:, 0] * PARTS // max(rows, 1)
     order = np.argsort(part, kind="stable")
     ends = np.cumsum(np.bincount(part, minlength=PARTS))
-    for index, chunk in enumerate(np.split(pairs[order].astype(np.uint32), ends[:-1])):
+    keys = (pairs[order, 0] << 32 | pairs[order, 1]).astype(np.uint64)
+    for index, chunk in enumerate(np.split(keys, ends[:-1])):
         if len(chunk):
             with (folder / f"pairs{index}").open("ab") as file:
                 file.write(chunk.tobytes())
@@ -141,8 +156,11 @@ def _gather(left: Signatures, right: Signatures, folder: Path) -> int:
         path = folder / f"pairs{part}"
         if not path.exists():
             continue
-        raw: NDArray[Any] = np.fromfile(path, np.uint32).astype(np.uint64).reshape(-1, 2)
-        unique, counts = np.unique(raw[:, 0] << np.uint64(32) | raw[:, 1], return_counts=True)
+        waiting = np.fromfile(path, np.uint64)
+        waiting.sort()
+        places = np.flatnonzero(np.diff(waiting, prepend=~waiting[:1]))
+        counts = np.diff(places, append=len(waiting))
+        unique = waiting[places]
         pairs = np.stack([unique >> np.uint64(32), unique & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
         shorter = np.minimum(left.lengths[pairs[:, 0]], right.lengths[pairs[:, 1]])
         needed = np.full(len(pairs), LONG_SHARED)

@@ -63,8 +63,8 @@ def _tables() -> _Tables:
     for code in range(0x10000):
         character = chr(code)
         normal = _normal(character)
-        if unicodedata.combining(character) or 0x1160 <= code < 0x1200:
-            fold[code] = 0  # may compose with its neighbour
+        if unicodedata.combining(character) or 0x1160 <= code < 0x1200 or 0xD800 <= code < 0xE000:
+            fold[code] = 0  # may compose with its neighbour, or is half of a character
         elif normal != character:
             units = {int(noise[ord(part)]) if ord(part) < 0x10000 else 0 for part in normal}
             fold[code] = units.pop() if len(normal) == 1 or units == {ord(" ")} else 0

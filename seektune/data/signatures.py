@@ -22,14 +22,14 @@ from seektune.data.comparison import IMAGES, canonical
 
 GRAM = 10
 SAMPLE = 32
-BANDS = 64
-LETTERS = 64
+BANDS = 128
+LETTERS = 32
 """Classes of characters that are counted per text."""
 
 COMMON_CELLS = 1 << 20
 LEAST_COMMON = 5  # texts
 COUNTED_CHUNKS = 16  # grams are counted in the first so many chunks, then in one of so many
-CHUNK_CHARS, BLOCK_ROWS, BLOCK_CHARS = 1 << 16, 1 << 13, 1 << 20
+CHUNK_CHARS, BLOCK_ROWS, BLOCK_CHARS = 1 << 16, 1 << 13, 1 << 21
 PAD = b"\0" * 16  # grams at a text's end run into it, never into the next text
 ODD = tuple(np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93))
 HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -63,7 +63,7 @@ class Signatures:
     def __init__(self, folder: Path, *, near: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.near, self.rows = folder, near, 0
-        self._common = np.zeros(COMMON_CELLS, np.int32)
+        self._common = np.zeros(COMMON_CELLS, np.int64)
         self._chunks = self._counted = 0
         self._texts: list[str] = []
         self._chars = 0
@@ -95,9 +95,7 @@ class Signatures:
         entries = np.concatenate([part[0] for part in parts])
         self._append("length", lengths)
         self._append("letters", np.concatenate([part[1] for part in parts]))
-        smallest = np.full(len(texts), LOW, "<u4")
-        np.minimum.at(smallest, entries["row"], entries["key"])
-        self._append("smallest", smallest)
+        self._append("smallest", _smallest(entries, len(texts)))
         entries["row"] += self.rows
         band = (entries["key"] % BANDS).astype(np.uint8)
         order = np.argsort(band, kind="stable")
@@ -117,7 +115,8 @@ class Signatures:
         limits = (np.minimum(SAMPLE / np.maximum(lengths, 1), 1) * 0xFFFFFFFF).astype(np.uint32)
         chosen = np.flatnonzero(hashes.astype(np.uint32) <= np.repeat(limits, lengths))
         if self._chunks < COUNTED_CHUNKS or self._chunks % COUNTED_CHUNKS == 0:
-            np.add.at(self._common, (hashes >> HALF).astype(np.int64) & (COMMON_CELLS - 1), 1)
+            cells = (hashes >> HALF).astype(np.int64) & (COMMON_CELLS - 1)
+            self._common += np.bincount(cells, minlength=COMMON_CELLS)
             self._counted += len(texts)
         self._chunks += 1
         entries = np.empty(len(chosen), ENTRY)
@@ -158,13 +157,30 @@ class Signatures:
         """Per character of `text`: whether it lies in a gram that more than `share` of the texts have."""
         cells = (grams([text])[0] >> HALF).astype(np.int64) & (COMMON_CELLS - 1)
         frequent = self._common[cells] > max(share * self._counted, LEAST_COMMON)
-        return np.convolve(frequent, np.ones(GRAM, np.int64))[: len(text)] > 0
+        sizes = np.array([len(character.encode("utf-8", "surrogatepass")) for character in text])
+        starts = np.cumsum(sizes) - sizes
+        covered = np.zeros(
+            int(sizes.sum()) + GRAM, np.int64
+        )  # by byte: +1 where a gram begins, −1 at its end
+        covered[starts[frequent]] += 1
+        covered[starts[frequent] + GRAM] -= 1
+        inside: NDArray[np.bool_] = np.cumsum(covered)[starts] > 0
+        return inside
 
     def _read(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         path = self.folder / name
         if not path.exists():
             return np.empty(0, dtype)
         return np.memmap(path, dtype, "r")
+
+
+def _smallest(entries: NDArray[Any], rows: int) -> NDArray[np.uint32]:
+    """The smallest key of each row; entries are in order of their rows."""
+    smallest = np.full(rows, LOW, "<u4")
+    starts = np.flatnonzero(np.diff(entries["row"].astype(np.int64), prepend=-1))
+    if len(starts):
+        smallest[entries["row"][starts]] = np.minimum.reduceat(entries["key"], starts)
+    return smallest
 
 
 def text_hash(text: str) -> int:
