@@ -16,12 +16,14 @@ from typing import Any
 from seektune.errors import DataError
 from seektune.types import Example, Message, ToolCall
 
-PROBE = "\ue000"  # private use: no data and no template contains it
+PROBE = "\ue000"
+"""Stands for a text to find again: private use, so hardly in data, and in no template."""
 
 Piece = tuple[str, int | None]
 """Consecutive text of a row, and the index of the assistant message it trains; None: it is only read."""
 
-_MARK = re.compile(PROBE + r"(\d+)" + PROBE)
+_HOLE = "\ue001"  # not PROBE: the writer looks for that itself
+_HOLES = re.compile(_HOLE + r"(\d+)" + _HOLE)
 _REASONED = re.compile(r"(<think>\n?|)((?!\n).+?)</think>(.+)", re.DOTALL)
 _AWKWARD = "\"'&amp; {{ x }} {0} %s \\n <b>É①，\n\n    9 "
 _SHAPES = 4096  # of one file with tools of its own in every row; then we start anew
@@ -47,7 +49,7 @@ class Skeletons:
 
     def __init__(self, write: Callable[[Example], list[Piece]], marks: set[str]) -> None:
         self._write = write
-        self._special = re.compile("|".join(map(re.escape, sorted(marks | {"<think>", "</think>", PROBE}))))
+        self._special = re.compile("|".join(map(re.escape, sorted(marks | {"<think>", "</think>"}))))
         self._known: dict[Any, Skeleton | None] = {}
 
     def pieces(self, example: Example) -> list[Piece]:
@@ -74,7 +76,7 @@ class Skeletons:
 
     def _fits(self, skeleton: Skeleton, texts: Sequence[str]) -> bool:
         for text in texts:
-            if ("<" in text or PROBE in text) and self._special.search(text):
+            if ("<" in text and self._special.search(text)) or PROBE in text or _HOLE in text:
                 return False
             if skeleton.strips and text != text.strip():
                 return False
@@ -82,7 +84,7 @@ class Skeletons:
 
     def _built(self, shape: Any) -> Skeleton | None:
         count = _holes(shape)
-        marks = [f"{PROBE}{n}{PROBE}" for n in range(count)]
+        marks = [f"{_HOLE}{n}{_HOLE}" for n in range(count)]
         try:
             skeleton = _with_holes(self._write(_put_together(shape, marks)))
             for blank, strips in ((" \n", False), ("", True)):
@@ -134,6 +136,6 @@ def _put_together(shape: Any, texts: Sequence[str]) -> Example:
 
 def _with_holes(pieces: Sequence[Piece]) -> Skeleton:
     formats = tuple(
-        (_MARK.sub(r"{\1}", words.replace("{", "{{").replace("}", "}}")), index) for words, index in pieces
+        (_HOLES.sub(r"{\1}", words.replace("{", "{{").replace("}", "}}")), index) for words, index in pieces
     )
     return Skeleton(formats, False)

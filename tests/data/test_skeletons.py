@@ -29,7 +29,23 @@ OWN = {
 }
 
 texts = st.sampled_from(
-    ["", " ", "\n", "a", " a\n", "{0}", "{{ x }}", "%s", "<think>", "</think>", "<hot>", "<|im_end|>", "。"]
+    [
+        "",
+        " ",
+        "\n",
+        "a",
+        " a\n",
+        "{0}",
+        "{{ x }}",
+        "%s",
+        "<think>",
+        "</think>",
+        "<hot>",
+        "<|im_end|>",
+        "。",
+        "\ue000",
+        "\ue0010\ue001",
+    ]
 ) | st.text(max_size=12)
 reasoned = st.builds(
     "{}{}</think>{}".format, st.sampled_from(["", "<think>", "<think>\n", "<think>\n\n"]), texts, texts
@@ -103,6 +119,16 @@ def rows_of(count: int, answer: str = "a") -> list[Example]:
 @pytest.mark.parametrize("answer", ["a", "<think>\nbecause</think>"])
 def test_the_template_writes_only_the_first_rows_of_a_shape(tokenizer: Any, name: str, answer: str) -> None:
     assert counted(tokenizer, name, rows_of(50, answer), set()) == 2
+
+
+def test_long_conversations_with_tools_have_skeletons_too(tokenizer: Any) -> None:
+    def row(n: int) -> Example:
+        call = Message("assistant", "", (ToolCall(f"f{n}", f'{{"a": {n}}}'),))
+        asked = (Message("user", f"u{n}"), call, Message("tool", f"o{n}"), Message("assistant", f"a{n}"))
+        return Example((Message("system", f"s{n}"), *asked, *asked), f"rows:{n}")
+
+    for name in ("deepseek_v3", "deepseek_r1", "deepseek_v31"):
+        assert counted(tokenizer, name, [row(n) for n in range(20)], set()) == 2
 
 
 def test_a_template_that_changes_texts_writes_every_row(tokenizer: Any) -> None:

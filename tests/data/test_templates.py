@@ -345,9 +345,8 @@ def shared(limit: int = 10) -> list[Example]:
         if "esft_golden" in path.parts or path.stem in ("lf_dataset_info", "captions_zh"):
             continue
         text = path.read_text(encoding="utf-8")
-        lines = (
-            json.loads(text) if path.suffix == ".json" else map(json.loads, text.strip().split("\n")[:limit])
-        )
+        lines = text.strip().split("\n")[:limit]
+        found = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in lines]
         records = [Record(path.name, n, fields) for n, fields in enumerate(found[:limit], 1)]
         name = format_of(records[0])
         labels = sorted({str(record.fields["label"]) for record in records if "label" in record.fields})
