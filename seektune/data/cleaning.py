@@ -82,7 +82,7 @@ def cleaner(config: CleaningConfig) -> Callable[[Row], Cleaned]:
 
     A text filter is skipped for a row whose options it would make equal or empty, or whose `<image>` or
     `<think>` marks it would change. A row is dropped where a text filter leaves a message empty or a chosen
-    answer equal to the rejected one. Raises DataError where a filter's library is not installed.
+    answer equal to the rejected one.
     """
     text_filters, row_filters = tuple(_text_filters(config)), tuple(_row_filters(config))
 
@@ -109,7 +109,7 @@ def cleaner(config: CleaningConfig) -> Callable[[Row], Cleaned]:
 def _text_filters(config: CleaningConfig) -> Iterator[tuple[str, TextFilter]]:
     """Those that are on. Mojibake first, for it needs the C1 controls; whitespace last, to tidy after all."""
     if config.mojibake:
-        yield "mojibake", mojibake()
+        yield "mojibake", mojibake
     if config.html:
         yield "html", html
     if config.control_characters:

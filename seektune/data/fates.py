@@ -56,7 +56,8 @@ def decide(
     alive = np.ones(len(rows), np.bool_)
     alive[found.dropped] = False
     kept = np.flatnonzero(alive)
-    report: dict[str, Any] = {"duplicates": _duplicates(found, rows), "leakage": None}
+    nothing: dict[str, Any] = {"exact": 0, "near": 0, "pairs": []}
+    report = {"duplicates": _duplicates(found, rows), "leakage": nothing}
     if other is None and config.eval.fraction is None:
         return Fates(kept, kept[:0], report)
     if other is None:

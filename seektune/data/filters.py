@@ -6,11 +6,13 @@ Every filter first asks a cheap question (one scan or a few substring searches),
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from unicodedata import category
 
-from seektune.errors import DataError
+from ftfy import TextFixerConfig, fix_encoding
+from ftfy.badness import badness
 
+_ENCODING_ONLY = TextFixerConfig(unescape_html=False, replace_lossy_sequences=False, explain=False)
 _SIGNS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
 _ANY_INVISIBLE = re.compile(f"[{_SIGNS}]")  # no astral characters: with them the search is twice as slow
 _TAG = re.compile("[\U000e0000-\U000e007f]")
@@ -139,35 +141,24 @@ def split_code(text: str) -> Iterator[tuple[str, bool]]:
     yield text[end:], False
 
 
-def mojibake() -> Callable[[str], str]:
-    """A filter that undoes a wrong decoding (`Ã©` → `é`) where that is certain, and nothing else.
+def mojibake(text: str) -> str:
+    """With a wrong decoding undone (`Ã©` → `é`) where that is certain, and nothing else.
 
     ftfy decides, with all its rewriting of quotes, widths, ligatures and entities off; a lone pair that is
-    also a formula (`Å²`) is left alone. Raises DataError where ftfy is not installed.
+    also a formula (`Å²`) is left alone.
     """
-    try:
-        from ftfy import TextFixerConfig, fix_encoding
-        from ftfy.badness import badness
-    except ImportError as error:
-        raise DataError(
-            "data.cleaning.mojibake needs ftfy: pip install 'seektune[data]', or set it to false"
-        ) from error
-    config = TextFixerConfig(unescape_html=False, replace_lossy_sequences=False, explain=False)
+    if text.isascii() or not _MOJIBAKE_START.search(text):
+        return text
+    return "".join(map(_decoded_anew, _AMBIGUOUS.split(text)))
 
-    def fix_part(text: str) -> str:
-        evidence = 0 if _AMBIGUOUS.fullmatch(text) else badness(text)
-        if not evidence:
-            return text
-        fixed = fix_encoding(text, config)
-        usual = all(_USUAL.match(sign) for sign in set(fixed) - set(text))
-        return fixed if usual and badness(fixed) < evidence else text
 
-    def fix(text: str) -> str:
-        if text.isascii() or not _MOJIBAKE_START.search(text):
-            return text
-        return "".join(map(fix_part, _AMBIGUOUS.split(text)))
-
-    return fix
+def _decoded_anew(text: str) -> str:
+    evidence = 0 if _AMBIGUOUS.fullmatch(text) else badness(text)
+    if not evidence:
+        return text
+    fixed = fix_encoding(text, _ENCODING_ONLY)
+    usual = all(_USUAL.match(sign) for sign in set(fixed) - set(text))
+    return fixed if usual and badness(fixed) < evidence else text
 
 
 def boilerplate(text: str) -> str:

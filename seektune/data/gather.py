@@ -78,7 +78,7 @@ class Gatherer:
         """The account of one file, filled as its rows are taken."""
         account = Account(split, source.path or f"hub:{source.hub}", source.format)
         if source.path is not None:
-            facts = describe(Path(source.path))
+            facts = describe(Path(source.path), source.encoding)
             account.kind, account.encoding = facts.kind, facts.encoding or ""
         items: Iterator[Record | Bad] = read(source)
         if source.format == "document":

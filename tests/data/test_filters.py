@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,10 +20,9 @@ from seektune.data.filters import (
     split_code,
     whitespace,
 )
-from seektune.errors import DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-FIX = mojibake()
+FIX = mojibake
 DEFAULTS = (FIX, control_characters, whitespace)
 
 MEDICAL = (
@@ -150,12 +148,6 @@ def test_utf_8_read_as_latin_1_comes_back(pieces: list[str]) -> None:
     assert FIX(broken) in (text, broken)
     if any(sign in text for sign in ("患", "诊")):
         assert FIX(broken) == text
-
-
-def test_mojibake_without_ftfy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ftfy", None)
-    with pytest.raises(DataError, match=r"pip install 'seektune\[data\]'.*false"):
-        mojibake()
 
 
 def test_lines_of_a_web_page_go_and_sentences_about_them_stay() -> None:

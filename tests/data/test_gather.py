@@ -79,7 +79,7 @@ def test_a_file_of_an_unknown_shape_is_refused(write: Callable[..., Path], tmp_p
 
 def test_a_file_without_one_readable_record_is_all_in_quarantine(tmp_path: Path) -> None:
     path = tmp_path / "broken.jsonl"
-    path.write_text("{\n{\n")
+    path.write_text('{"question" "a"}\n{"question" "b"}\n')
     found, seen = gather(tmp_path / "out", str(path))
     assert (seen, found.accounts[0].quarantined) == ([], 2)
     reasons = [
