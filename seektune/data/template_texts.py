@@ -159,10 +159,7 @@ def declaration(name: str, tools: str) -> str:
 @lru_cache(maxsize=64)
 def schemas(tools: str) -> tuple[dict[str, Any], ...]:
     """The function schemas of a JSON list, each as {"type": "function", "function": {…}}; or DataError."""
-    try:
-        found = json.loads(tools)
-    except ValueError as error:
-        raise DataError(f"`tools` is not JSON: {error}") from None
+    found = parsed(tools, "`tools`")
     entries = found if isinstance(found, list) else [found]
     wrapped = [
         entry if isinstance(entry, dict) and "function" in entry else {"type": "function", "function": entry}
@@ -171,3 +168,13 @@ def schemas(tools: str) -> tuple[dict[str, Any], ...]:
     if any(not isinstance(entry["function"], dict) or "name" not in entry["function"] for entry in wrapped):
         raise DataError("`tools` must be a JSON list of function schemas, each with a `name`")
     return tuple(wrapped)
+
+
+def parsed(text: str, what: str) -> Any:
+    """What JSON text says; DataError, naming `what` it is, where it is none or says a lone surrogate."""
+    try:
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{what} must be JSON: {error}") from None
+    return found

@@ -6,7 +6,6 @@ answer, whatever its template puts between generation prompt and answer, and the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from jinja2 import TemplateError
 
 from seektune.data.skeletons import PROBE, Piece, Skeletons
 from seektune.data.template_texts import TEMPLATES as TEMPLATES
-from seektune.data.template_texts import declaration, declares_tools, schemas
+from seektune.data.template_texts import declaration, declares_tools, parsed, schemas
 from seektune.data.tokens import Encode, encoder, sample_of
 from seektune.errors import DataError
 from seektune.types import Chat, Example, Message, Sample
@@ -58,7 +57,7 @@ def render(
             thinking=thinking,
             enable_thinking=thinking,
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:  # TypeError: text joined to what is none
         roles = ", ".join(message.role for message in messages)
         raise DataError(f"the chat template cannot render the roles {roles}: {error}") from None
     return str(rendered)
@@ -262,19 +261,14 @@ def _as_dict(message: Message, objects: bool) -> dict[str, Any]:
                 "type": "function",
                 "function": {
                     "name": call.name,
-                    "arguments": _parsed(call.arguments) if objects else call.arguments,
+                    "arguments": parsed(call.arguments, "a tool call's `arguments`")
+                    if objects
+                    else call.arguments,
                 },
             }
             for call in message.tool_calls
         ]
     return found
-
-
-def _parsed(arguments: str) -> Any:
-    try:
-        return json.loads(arguments)
-    except ValueError as error:
-        raise DataError(f"the arguments of a tool call are not JSON: {error}") from None
 
 
 def _template(chat: Chat) -> str:

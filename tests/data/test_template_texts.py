@@ -162,8 +162,9 @@ def test_the_declared_form_is_the_form_of_the_calls() -> None:
 def test_schemas_may_be_bare_or_wrapped_and_are_refused_when_they_are_neither() -> None:
     wrapped = {"type": "function", "function": SCHEMA}
     assert schemas(json.dumps([SCHEMA])) == schemas(json.dumps([wrapped])) == (wrapped,)
-    with pytest.raises(DataError, match="not JSON"):
-        schemas("{")
+    for broken in ("{", "[" * 100_000, json.dumps([SCHEMA | {"description": "\ud800"}])):
+        with pytest.raises(DataError, match="`tools` must be JSON: "):
+            schemas(broken)
     for wrong in ("[1]", '[{"function": 1}]', '[{"description": "x"}]', '"f"'):
         with pytest.raises(DataError, match="list of function schemas"):
             schemas(wrong)

@@ -187,6 +187,12 @@ def test_a_template_that_refuses_the_roles_is_quoted(tokenizer: Any) -> None:
         render(chat, [USER, USER])
 
 
+def test_a_template_that_stumbles_over_its_values_is_quoted(tokenizer: Any) -> None:
+    chat = with_template(tokenizer, "{% for m in messages %}{{ m.content + 1 }}{% endfor %}")
+    with pytest.raises(DataError, match="cannot render the roles user: can only concatenate"):
+        render(chat, [USER])
+
+
 def test_a_template_cannot_run_code(tokenizer: Any) -> None:
     chat = with_template(tokenizer, "{{ messages.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(DataError, match="access to attribute"):
@@ -287,7 +293,7 @@ def test_tools_reach_a_template_that_knows_them_and_objects_reach_one_that_quote
     chat = with_template(tokenizer, knows)
     call = Message("assistant", "", (ToolCall("f", '{"a":1}'),))
     assert render(chat, [USER, call], tools=TOOLS) == f'[f]{U}|{{"a": 1}}f|'
-    with pytest.raises(DataError, match="arguments of a tool call are not JSON"):
+    with pytest.raises(DataError, match="`arguments` must be JSON"):
         render(chat, [USER, Message("assistant", "", (ToolCall("f", "{"),))])
 
 
