@@ -31,8 +31,10 @@ MOST_CHANGED = 0.25
 OWN_RUN = 3
 """Fewer characters than this between boilerplate are an edit in it, not the row's own words."""
 
-SHORT_ANSWER = 32
-"""Up to this many characters an answer may differ by a slip of the pen only, never by a number."""
+SHORT_ANSWER = 100
+"""Up to this many characters an answer may differ by slips of the pen only, not by a number or a word."""
+
+IDEOGRAPH = re.compile(r"[\u3400-\u9fff]")
 
 Common = Callable[[str], NDArray[np.bool_]]
 """Which characters of a text belong to boilerplate."""
@@ -111,7 +113,7 @@ def same_answer(left: str, right: str, cutoff: float) -> bool:
     longest = max(len(said_left), len(said_right))
     if longest > SHORT_ANSWER:
         allowed = int(MOST_CHANGED * longest)
-    elif re.findall(r"\d+", said_left) != re.findall(r"\d+", said_right):
+    elif _words_differ(said_left, said_right):
         return False
     else:
         allowed = max(int((1 - cutoff) * longest), 1 if longest >= 4 else 0)
@@ -174,6 +176,18 @@ def _rearranged(left: str, right: str) -> tuple[str, str]:
         placed.append(nearest)
     left = "\n".join([first, *mine]) + "".join(said_left)
     return left, "\n".join([other_first, *placed, *others]) + "".join(said_right)
+
+
+def _words_differ(left: str, right: str) -> bool:
+    """Whether two texts differ by a number or have another word in a place: two letters, or one ideograph."""
+    if re.findall(r"\d+", left) != re.findall(r"\d+", right):
+        return True
+    for op in Levenshtein.opcodes(left, right):
+        if op.tag == "replace":
+            old, new = left[op.src_start : op.src_end], right[op.dest_start : op.dest_end]
+            if min(len(old), len(new)) > 1 or (IDEOGRAPH.match(old) and IDEOGRAPH.match(new)):
+                return True
+    return False
 
 
 def _own(common: NDArray[np.bool_]) -> list[tuple[int, int]]:

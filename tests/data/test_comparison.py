@@ -131,8 +131,15 @@ def test_one_long_instruction_does_not_make_two_short_texts_alike() -> None:
         ("positive", "negative", False),
         ("hyperkalemia", "hypokalemia", False),
         ("5 mg daily", "6 mg daily", False),
+        ("intent homeappliance control command 开机", "intent homeappliance control command 关机", False),
+        ("command 查询状态", "command 查询状态吧", True),
         ("b", "c", False),
-        ("the liver makes it and the kidney removes it", "the liver makes it the kidneys remove it", True),
+        ("city jiangxi index air quality", "city shanxi index air quality", False),
+        (
+            "the liver makes it and the kidney removes it",
+            "the livver makes it, and the kidney remove it",
+            True,
+        ),
     ],
 )
 def test_an_answer_is_the_same_but_for_a_slip_of_the_pen(one: str, other: str, same: bool) -> None:
