@@ -31,17 +31,20 @@ def encoder(tokenizer: Any) -> Encode:
 
 def sample_of(row_id: str, ids: Sequence[Sequence[int]], weights: Sequence[float]) -> Sample | DataError:
     """One sample of consecutive pieces; those of weight zero have no targets."""
-    tokens = list(chain.from_iterable(ids))
-    if len(tokens) < 2:
-        return DataError(f"{row_id}: a row of {len(tokens)} token has nothing to predict")
+    tokens: list[int] = []
     targets: list[int] = []
     for piece, weight in zip(ids, weights, strict=True):
-        targets += piece if weight else repeat(IGNORE, len(piece))
+        tokens += piece
+        targets += piece if weight else [IGNORE] * len(piece)
+    if len(tokens) < 2:
+        return DataError(f"{row_id}: a row of {len(tokens)} token has nothing to predict")
+    tokens.pop()
+    del targets[0]
     different = {weight for weight in weights if weight}
     if len(different) < 2:
-        return Sample(tuple(tokens[:-1]), tuple(targets[1:]), row_id, next(iter(different), 1.0))
+        return Sample(tuple(tokens), tuple(targets), row_id, next(iter(different), 1.0))
     each = chain.from_iterable(repeat(weight, len(piece)) for piece, weight in zip(ids, weights, strict=True))
-    return Sample(tuple(tokens[:-1]), tuple(targets[1:]), row_id, tuple(each)[1:])
+    return Sample(tuple(tokens), tuple(targets), row_id, tuple(each)[1:])
 
 
 def _apart(tokenizer: Any, rows: list[list[str]]) -> list[list[list[int]]]:
