@@ -14,7 +14,7 @@ import torch
 
 from seektune.data.packing import Ints, Plan, in_order, packed, shuffled
 from seektune.data.prepared import SampleTable
-from seektune.data.templates import to_sample
+from seektune.data.templates import to_samples
 from seektune.errors import DataError
 from seektune.types import IGNORE, Batch, Chat, Example, Sample
 
@@ -114,7 +114,7 @@ def batches(
     """
     if not records:
         raise DataError("there are no records to train on")
-    samples = [to_sample(chat, record) for record in records]
+    samples = list(map(_made, to_samples(chat, records)))
     kept = tuple(sample for sample in samples if len(sample) < max_length)  # the last token is a target only
     too_long = tuple(sample.row_id for sample in samples if len(sample) >= max_length)
     if not kept:
@@ -132,6 +132,12 @@ def batches(
         shuffle=shuffle,
         too_long=too_long,
     )
+
+
+def _made(sample: Sample | DataError) -> Sample:
+    if isinstance(sample, DataError):
+        raise sample
+    return sample
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

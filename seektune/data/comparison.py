@@ -22,6 +22,9 @@ LETTER = re.compile(r"[(（]?[A-Z][)）.、:：．][ \t]*(?=\S)")
 LISTED = re.compile(r"[a-z] ")
 """The letter of an option in a comparison text."""
 
+LEAST_BYTES = 40
+"""Shorter texts are the same only when they are equal: a case of one word more is another case."""
+
 MOST_PARTS = 12
 """Texts of more parts than this are conversations, not options: their order is meant."""
 
@@ -77,11 +80,14 @@ def alike(left: str, right: str, cutoff: float, common: Common | None = None) ->
 
     Alike texts reach `cutoff`, show the same images, and differ in no more than MOST_CHANGED of the question
     and of what is not `common` to very many rows: one long instruction before two short questions does not
-    make them the same. Options may have changed places.
+    make them the same. Options may have changed places. Texts too short for a slip to be told from another
+    meaning are alike only when equal.
     """
     left, _, left_images = left.partition(IMAGES)
     right, _, right_images = right.partition(IMAGES)
     if left_images != right_images:
+        return 0.0
+    if left != right and _is_short(left) and _is_short(right):
         return 0.0
     similarity = Levenshtein.normalized_similarity(left, right, score_cutoff=cutoff)
     if not similarity and 0 < left.count("\n") <= MOST_PARTS:
@@ -98,6 +104,10 @@ def alike(left: str, right: str, cutoff: float, common: Common | None = None) ->
     if common and (_rewritten(removed, _own(common(left))) or _rewritten(added, _own(common(right)))):
         return 0.0
     return similarity
+
+
+def _is_short(text: str) -> bool:
+    return len(text) < LEAST_BYTES and len(text.encode("utf-8", "surrogatepass")) < LEAST_BYTES
 
 
 def same_answer(left: str, right: str, cutoff: float) -> bool:

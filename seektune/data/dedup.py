@@ -25,9 +25,6 @@ from seektune.types import Row
 Ints = NDArray[np.int64]
 Texts = Callable[[int], str]
 
-LEAST_CHARS = 40
-"""Shorter texts are duplicates only when they are equal: `pain in the left knee` is not the right one."""
-
 COMMON_SHARE = 0.01
 """A gram in more of the rows than this is boilerplate."""
 
@@ -114,7 +111,7 @@ class Index:
 
     def _near(self, whole: Signatures, texts: Texts, root: Ints, exact: Ints, conflicts: Ints) -> Duplicates:
         """Every row goes to the first kept row it is alike, never to one that is itself dropped."""
-        kept = (root == np.arange(len(root))) & (np.asarray(whole.lengths) >= LEAST_CHARS)
+        kept = (root == np.arange(len(root))) & (np.asarray(whole.lengths) > 0)
         found = candidates(whole, whole, self.config.similarity, kept, kept, self.folder / "near")
         near: list[tuple[int, int]] = []
         similarities: list[float] = []
@@ -154,7 +151,7 @@ def leaks(train: Index, held_out: Index, train_texts: Texts, held_out_texts: Tex
     exact = np.stack([leaking, numbers[leaking]], axis=1)
     if not (mine.near and theirs.near):
         return Leaks(exact, exact[:0], np.empty(0, np.float32), 0, 0)
-    kept = (numbers < 0) & (np.asarray(mine.lengths) >= LEAST_CHARS)
+    kept = (numbers < 0) & (np.asarray(mine.lengths) > 0)
     once = _first_of_equals(np.asarray(theirs.hashes)) == np.arange(theirs.rows)
     similarity = train.config.similarity
     found = candidates(mine, theirs, similarity, kept, once, train.folder / "leaks")

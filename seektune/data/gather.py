@@ -13,7 +13,7 @@ from pathlib import Path
 from seektune.config.data import DataConfig, SourceConfig
 from seektune.data.cleaning import Tally, cleaner
 from seektune.data.dataset_info import expand
-from seektune.data.extraction import extract
+from seektune.data.extraction import extraction
 from seektune.data.formats import LOOKS_AHEAD, converter, detect, label_of, unread
 from seektune.data.ledger import Account, Ledger
 from seektune.data.prepared import ROWS, RowTable, Writer
@@ -80,40 +80,48 @@ class Gatherer:
         if source.path is not None:
             facts = describe(Path(source.path), source.encoding)
             account.kind, account.encoding = facts.kind, facts.encoding or ""
-        items: Iterator[Record | Bad] = read(source)
-        if source.format == "document":
-            items = _pieces(items)
-        head = list(islice(items, LOOKED_AT))
-        records = [item for item in head if isinstance(item, Record)]
-        if not records:
-            return account, self._rows(account, chain(head, items), None)
-        account.format = detect(records, source.format, source.columns)
-        for record in records:
+        records = self._records(account, source)
+        head = list(islice(records, LOOKED_AT))
+        if not head:
+            return account, iter(())
+        account.format = detect(head, source.format, source.columns)
+        for record in head:
             account.unread.update(unread(record.fields, account.format, source.columns))
         labels = self.labels
         if account.format == "medmcqa":
             labels = tuple(_labels(source, "medmcqa"))
         convert = converter(source, account.format, labels)
-        return account, self._rows(account, chain(head, items), convert)
+        return account, self._rows(account, chain(head, records), convert)
+
+    def _records(self, account: Account, source: SourceConfig) -> Iterator[Record]:
+        """The readable records; the ledger has the others, and documents without a pair."""
+        for item in read(source):
+            if isinstance(item, Bad):
+                self.ledger.bad(account, item, kind_of(item.reason))
+            elif source.format != "document":
+                yield item
+            else:
+                yield from self._pieces(account, item)
+
+    def _pieces(self, account: Account, document: Record) -> Iterator[Record]:
+        try:
+            found = extraction(document).pairs
+        except DataError as error:
+            self._quarantine(account, document, error)
+            return
+        if not found:
+            self.ledger.drop(account, Dropped(document.row_id, "no question-answer pairs"))
+        yield from found
 
     def _rows(
-        self,
-        account: Account,
-        items: Iterator[Record | Bad],
-        convert: Callable[[Record], Row] | None,
+        self, account: Account, records: Iterator[Record], convert: Callable[[Record], Row]
     ) -> Iterator[Row]:
         clean = cleaner(self.config.cleaning)
-        for item in items:
-            if isinstance(item, Bad) or convert is None:
-                assert isinstance(item, Bad)
-                self.ledger.bad(account, item, kind_of(item.reason))
-                continue
+        for record in records:
             try:
-                row = convert(item)
+                row = convert(record)
             except DataError as error:
-                reason = str(error).removeprefix(item.row_id).lstrip(": ")
-                raw = escaped(json.dumps(item.fields, ensure_ascii=False, default=str))
-                self.ledger.bad(account, Bad(item.file, item.line, reason, raw), kind_of(reason))
+                self._quarantine(account, record, error)
                 continue
             cleaned = clean(row)
             if cleaned.changes:
@@ -122,6 +130,11 @@ class Gatherer:
                 self.ledger.drop(account, Dropped(row.row_id, cleaned.reason, cleaned.detail))
             else:
                 yield cleaned.row
+
+    def _quarantine(self, account: Account, record: Record, error: DataError) -> None:
+        reason = str(error).removeprefix(record.row_id).lstrip(": ")
+        raw = escaped(json.dumps(record.fields, ensure_ascii=False, default=str))
+        self.ledger.bad(account, Bad(record.file, record.line, reason, raw), kind_of(reason))
 
 
 def parts(source: SourceConfig) -> list[SourceConfig]:
@@ -161,11 +174,3 @@ def _format_of(records: Sequence[Record], source: SourceConfig) -> str | None:
         return detect(records, source.format, source.columns)
     except DataError:
         return None
-
-
-def _pieces(items: Iterator[Record | Bad]) -> Iterator[Record | Bad]:
-    for item in items:
-        if isinstance(item, Bad):
-            yield item
-        else:
-            yield from extract(item)

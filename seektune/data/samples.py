@@ -105,12 +105,12 @@ class Tokeniser:
                 bad = Bad(account.file, line, reason, escaped(dump_row(row)))
                 self.ledger.bad(account, bad, kind_of(reason), was_kept=True)
                 return None
+            for name in self._lint(sides_of(row)[side], sample):
+                self.lints[name].add({"row": row.row_id})
             parts = fit(sample, self.config.max_length, self.config.too_long, self._frame)
             if isinstance(parts, Dropped):
                 self.ledger.drop(account, parts, was_kept=True)
                 return None
-            for name in self._lint(sides_of(row)[side], parts[0]):
-                self.lints[name].add({"row": row.row_id})
             found += [(side, part) for part in parts]
         return found
 

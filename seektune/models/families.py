@@ -99,7 +99,7 @@ _FAMILIES = (
         groups=_text_groups(_MLA) | _expert_groups(),
         router=_GATE,
         refused=_REFUSED_MOE | {r".*\.self_attn\.indexer(\..*)?": _INDEXER},
-        template="deepseek_v31",
+        template="deepseek_v32",
         packs=False,  # the indexer needs its native mask, and its own packing is inexact
     ),
     Family(
@@ -113,7 +113,7 @@ _FAMILIES = (
             r".*\.self_attn\.compressor(\..*)?": _COMPRESSOR,
             r".*\.self_attn\.o_a_proj": _GROUPED,
         },
-        template="deepseek_v31",
+        template="deepseek_v32",
         packs=False,  # sinks, sliding window and compressed entries leak across packed rows
         float16=False,
     ),

@@ -39,7 +39,7 @@ def prepared(config: RunConfig, chat: Chat, *, console: Console) -> Prepared:
         ready = prepare(config.data, chat, folder, seed=config.training.seed)
     write_data_report(folder)
     console.print(sources(ready.report["sources"]))
-    for line in summary(ready.report):
+    for line in summary(ready.report, folder):
         console.print(line, highlight=False)
     return ready
 
@@ -58,8 +58,8 @@ def sources(files: Sequence[Mapping[str, Any]]) -> Table:
     return page
 
 
-def summary(report: Mapping[str, Any]) -> list[str]:
-    """What a reader must know, a line each; nothing about what did not happen."""
+def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
+    """What a reader must know, a line each; nothing about what did not happen. `folder` has the details."""
     train, held_out = report["splits"]["train"], report["splits"]["eval"]
     lengths, packing = report["lengths"], report["packing"]
     lines = [
@@ -70,10 +70,10 @@ def summary(report: Mapping[str, Any]) -> list[str]:
     ]
     if packing["mode"] == "packed":
         lines.append(f"packed into {packing['rows']:,} rows, {packing['fill']:.1%} full")
-    lines += _listed("quarantined", {k: v["count"] for k, v in report["quarantine"].items()})
-    lines += _listed("dropped", {k: v["count"] for k, v in report["drops"].items()})
-    lines += _listed("cleaned", {k: v["count"] for k, v in report["cleaning"].items()})
-    lines += _listed("look at", {k: v["count"] for k, v in report["lint"].items()})
+    lines += _listed("quarantined", report["quarantine"], folder / "quarantine.jsonl")
+    lines += _listed("dropped", report["drops"], folder / "dropped.jsonl")
+    lines += _listed("cleaned", report["cleaning"])
+    lines += _listed("look at", report["lint"])
     if report["duplicates"]["conflicts"]:
         lines.append(f"{report['duplicates']['conflicts']:,} questions have contradicting answers")
     unread = sorted({column for file in report["sources"] for column in file["unread"]})
@@ -99,8 +99,9 @@ def sample(shown: Mapping[str, Any]) -> Text:
     return text
 
 
-def _listed(what: str, counts: Mapping[str, int]) -> list[str]:
-    if not counts:
+def _listed(what: str, reasons: Mapping[str, Any], file: Path | None = None) -> list[str]:
+    if not reasons:
         return []
-    ordered = sorted(counts.items(), key=lambda item: -item[1])[:6]
-    return [f"{what}: " + ", ".join(f"{count:,} {name}" for name, count in ordered)]
+    counts = sorted(((reason["count"], name) for name, reason in reasons.items()), reverse=True)[:6]
+    listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for count, name in counts)
+    return [f"{what}: {listed}" + (f" (in {'/'.join(file.parts[-3:])})" if file else "")]

@@ -72,6 +72,24 @@ def test_a_document_gives_its_question_answer_pairs(tmp_path: Path) -> None:
     ]
 
 
+def test_a_document_without_pairs_is_dropped_and_one_that_is_no_text_quarantined(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("Nothing is asked here.\n")
+    found, _ = gather(tmp_path / "out", {"path": str(tmp_path / "plain.txt"), "format": "document"})
+    assert (found.accounts[0].dropped, found.accounts[0].total) == (1, 1)
+    (tmp_path / "pages.jsonl").write_text('{"text": 7}\n')
+    found, _ = gather(tmp_path / "more", {"path": str(tmp_path / "pages.jsonl"), "format": "document"})
+    assert (found.accounts[0].quarantined, found.accounts[0].total) == (1, 1)
+
+
+def test_a_long_broken_beginning_does_not_hide_the_records_after_it(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write([ASKED, ASKED])
+    path.write_bytes(b'{"question" "a"}\n' * 300 + path.read_bytes())
+    found, seen = gather(tmp_path / "out", str(path))
+    assert (len(seen), found.accounts[0].quarantined) == (2, 300)
+
+
 def test_a_file_of_an_unknown_shape_is_refused(write: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="colour"):
         gather(tmp_path / "out", str(write([{"colour": "red"}] * 3)))

@@ -42,7 +42,7 @@ def written(generator: random.Random, alphabet: str, length: int) -> str:
 
 def edited(generator: random.Random, text: str, alphabet: str, edits: int) -> str:
     characters = list(text)
-    for _ in range(edits):
+    for _ in range(min(edits, len(text) - 1)):
         place = generator.randrange(len(characters))
         match generator.randrange(3):
             case 0:

@@ -83,7 +83,7 @@ def test_every_record_is_kept_quarantined_or_dropped_with_its_reason(
     ready = prepare(config_of(path, max_length=200), tiny, tmp_path / "data")
     assert fates(ready) == (35, 30, 3, 2)
     quarantined = lines(tmp_path / "data/quarantine.jsonl")
-    assert [entry["line"] for entry in quarantined] == [32, 34, 35]
+    assert sorted(entry["line"] for entry in quarantined) == [32, 34, 35]
     assert all(
         set(entry) == {"file", "line", "reason", "raw"} and entry["file"] == str(path)
         for entry in quarantined

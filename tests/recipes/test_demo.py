@@ -52,7 +52,7 @@ def test_it_leaves_a_run_folder_for_each_model_and_what_joins_them(small_demo) -
 def test_it_shows_every_stage(small_demo) -> None:
     _, printed = small_demo
     for expected in (
-        *("questions in the wheel", "building the base model", "40 training rows, 20 held out"),
+        *("questions in the wheel", "building the base model", "40 rows to train on, 20 held out"),
         *(
             "routed",
             "step 2/2",
@@ -80,7 +80,7 @@ def test_the_router_and_the_up_projection_of_the_latent_are_left_alone(small_dem
 def test_its_configuration_is_one_that_train_and_evaluate_read(small_demo) -> None:
     folder, _ = small_demo
     config = load_config(folder / "moe" / "run.yaml")
-    assert config.data.train[0].path == folder / "data" / "train.jsonl"
+    assert config.data.train[0].path == str(folder / "data" / "train.jsonl")
     before = json.loads((folder / "moe" / "evaluation.json").read_text())[0]
     found = evaluate.run(folder / "moe", console=Console(file=io.StringIO()))
     assert found is not None

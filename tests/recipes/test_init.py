@@ -16,7 +16,7 @@ def test_what_init_writes_is_a_valid_configuration(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     config = load_config(init.run("medical", base_model="modelscope:deepseek/x", data="数据 #1.jsonl"))
     assert config.base_model == "modelscope:deepseek/x"
-    assert config.data.train[0].path == Path("数据 #1.jsonl")
+    assert config.data.train[0].path == "数据 #1.jsonl"
     assert config.output_dir == Path("runs/medical")
 
 

@@ -17,7 +17,7 @@ from seektune.recipes import train
 
 def test_a_run_leaves_exactly_the_files_of_a_run_folder(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == sorted(
-        ["run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "checkpoints", "adapter",
+        ["run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "checkpoints", "adapter", "data",
          "evaluation.json", "report.html"]
     )  # fmt: skip
     assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step-2"]
@@ -26,7 +26,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_folder(finished: Path) -> None:
 def test_what_was_trained_is_printed_and_recorded(finished: Path) -> None:
     printed = (finished.parent / "printed.txt").read_text(encoding="utf-8")
     assert "routed" in printed
-    assert "30 training rows, 10 held out" in printed
+    assert "30 rows to train on, 10 held out" in printed
     inventory = json.loads((finished / "inventory.json").read_text(encoding="utf-8"))
     assert inventory["checks"]["router_unchanged"] is True
     assert {row["group"] for row in inventory["rows"] if row["trainable"]} == {"attention", "routed"}
@@ -63,8 +63,9 @@ def test_rows_over_the_length_limit_are_counted_and_named(tmp_path: Path) -> Non
     page = io.StringIO()
     config = tiny_config(tmp_path, data={"train": [str(rows)], "max_length": 200})
     train.run(config, console=Console(file=page, width=200))
-    assert "left out: 1 rows longer than max_length 200" in page.getvalue()
-    assert "rows.jsonl:9" in page.getvalue()
+    assert "dropped: 1 too long (in run/data/dropped.jsonl)" in page.getvalue()
+    (left_out,) = (config.output_dir / "data/dropped.jsonl").read_text().splitlines()
+    assert "rows.jsonl:9" in left_out
 
 
 def test_an_empty_training_file_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
