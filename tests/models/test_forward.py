@@ -28,3 +28,22 @@ def test_a_sequence_in_a_row_equals_the_sequence_alone(name: str) -> None:
             torch.testing.assert_close(
                 loaded.model.lm_head(row[sequence]), alone, rtol=0, atol=1e-6
             )  # routers and rotary angles are float32
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "deepseek_v2", "deepseek_v3"])
+def test_no_gradient_crosses_from_one_sequence_of_a_row_to_another(name: str) -> None:
+    loaded = load_model(f"tiny/{name}", dtype="float64")
+    generator = torch.Generator().manual_seed(1)
+    sequences = [torch.randint(3, 250, (length,), generator=generator).tolist() for length in (9, 14, 5)]
+    batch = collate([Sample(tuple(ids), tuple(ids), "") for ids in sequences])
+    embedded: list[torch.Tensor] = []
+    embedding = loaded.model.get_input_embeddings()
+    embedding.register_forward_hook(lambda module, inputs, output: embedded.append(output.requires_grad_()))
+    row = hidden_states(
+        loaded.model, loaded.family.packs, batch.input_ids, batch.position_ids, batch.cu_seqlens
+    )
+    for sequence in batch.sequences():
+        (gradient,) = torch.autograd.grad(row[sequence].square().sum(), embedded[0], retain_graph=True)
+        reached = gradient[0].abs().sum(-1) > 0
+        assert reached[sequence].all()
+        assert int(reached.sum()) == sequence.stop - sequence.start
