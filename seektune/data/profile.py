@@ -173,9 +173,10 @@ class Profile:
 
 
 def prompt_text(row: Row) -> str:
-    """What is asked: the user turns, one after another; of a plain text, the text."""
-    messages = row.prompt
-    asked = "\n".join([message.content for message in messages if message.role == "user"])
+    """What is asked: the user turns, one after another, without listed options; of a plain text, the text."""
+    asked = "\n".join([message.content for message in row.prompt if message.role == "user"])
+    if isinstance(row, Example) and row.options:
+        asked = asked.partition(f"\n{row.options[0]}")[0]
     return asked or _answer(row)
 
 

@@ -14,9 +14,11 @@ from seektune.types import Example, Message
 
 QA_INSTRUCTION = "Answer with the letter and the text of the correct option."
 QA_SEVERAL = "Answer with the letters and the texts of all correct options, one a line."
+QA_CHINESE, QA_CHINESE_SEVERAL = "请写出正确选项的字母和内容。", "请写出所有正确选项的字母和内容，每行一项。"
 DECISIONS = ("yes", "no", "maybe")
 DECISION_INSTRUCTION = "Answer with yes, no or maybe."
 
+_HAN = re.compile("[\u3400-\u9fff]")
 _OPTION_LINE = re.compile(r"\s*([A-Z])\s*[.．、:：)）\s]\s*(.*)", re.DOTALL)
 _BETWEEN = re.compile(r"[\s,，、;；]")
 _OPTION_INLINE = re.compile(r"(?:^|(?<=\s))([A-Z])\s*[.．、:：)）]\s*")
@@ -27,11 +29,18 @@ def question(fields: Fields) -> Example:
     options = options_of(fields)
     letters = _letters(fields, options)
     answers = {letter: f"{letter}. {text}" for letter, text in options.items()}
-    instruction = QA_INSTRUCTION if len(letters) == 1 else QA_SEVERAL
-    text = "\n".join([fields.text("question"), *answers.values(), instruction])
+    asked = fields.text("question")
+    text = "\n".join([asked, *answers.values(), instruction(asked, several=len(letters) > 1)])
     if len(letters) == 1:
         return _closed(fields, text, tuple(answers.values()), list(options).index(letters[0]))
     return _open(fields, text, "\n".join(answers[letter] for letter in letters))
+
+
+def instruction(asked: str, several: bool = False) -> str:
+    """How to answer, said in the question's language."""
+    if _HAN.search(asked):
+        return QA_CHINESE_SEVERAL if several else QA_CHINESE
+    return QA_SEVERAL if several else QA_INSTRUCTION
 
 
 def medmcqa(fields: Fields, first: int) -> Example:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from seektune.data.fields import Fields
 from seektune.data.layouts import FORMATS
 from seektune.data.questions import (
+    QA_CHINESE_SEVERAL,
     QA_INSTRUCTION,
-    QA_SEVERAL,
     classified,
     decision,
     medmcqa,
@@ -63,7 +63,7 @@ def test_several_right_letters_are_an_open_answer_with_the_options_listed() -> N
     example = question(fields(CMEXAM, "cmexam"))
     listed = "A. 维生素C\nB. 铁\nC. 维生素D\nD. 钙"
     assert example.messages == (
-        Message("user", f"哪些是维生素？\n{listed}\n{QA_SEVERAL}"),
+        Message("user", f"哪些是维生素？\n{listed}\n{QA_CHINESE_SEVERAL}"),
         Message("assistant", "A. 维生素C\nC. 维生素D"),
     )
     assert (example.options, example.answer) == ((), None)
