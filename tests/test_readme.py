@@ -2,62 +2,48 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documents import ROOT, blocks, read, run
 
-ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.zh.md")
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SUITE = {"make test", "make test-all", "make check", "make bench"}  # this file is part of them
 DEMO = "make demo"
 
 
-def blocks(readme: str, language: str) -> list[str]:
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    return [body for name, body in BLOCK.findall(text) if name == language]
+def bodies(readme: str, language: str) -> list[str]:
+    return [block.body for block in blocks(readme) if block.language == language]
 
 
 def commands(readme: str) -> list[str]:
-    return [line for body in blocks(readme, "bash") for line in body.splitlines() if line.strip()]
-
-
-def run(command: str, folder: Path) -> str:
-    """Run one line in bash with this environment's `seektune` first on PATH; fail with what it printed."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, env=os.environ | {"PATH": path}
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    return [line for block in blocks(readme) for line in block.commands]
 
 
 def test_both_readmes_show_the_same_commands_data_and_code() -> None:
     for language in ("bash", "jsonl", "python"):
-        assert blocks("README.md", language) == blocks("README.zh.md", language)
+        assert bodies("README.md", language) == bodies("README.zh.md", language)
 
 
 def test_every_make_target_that_is_named_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE))
     for readme in READMES:
-        named = set(re.findall(r"make ([\w-]+)", (ROOT / readme).read_text(encoding="utf-8")))
+        named = set(re.findall(r"make ([\w-]+)", read(readme)))
         assert named <= targets
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in read(".ci/run")
 
 
 def test_the_commands_and_the_python_block_work_as_written(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text("".join(blocks("README.md", "jsonl")), encoding="utf-8")
-    for command in commands("README.md"):
-        if command not in SUITE | {DEMO}:
-            run(command, tmp_path)
+    (tmp_path / "train.jsonl").write_text("".join(bodies("README.md", "jsonl")), encoding="utf-8")
+    printed = {line: run(line, tmp_path) for line in commands("README.md") if line not in SUITE | {DEMO}}
+    every_row = r"train\.jsonl\s+classification\s+utf-8\s+8\s+8\s+0\s+0\n"
+    assert re.search(every_row, printed["seektune prepare triage.yaml"])
+    assert (tmp_path / "runs" / "triage" / "data" / "report.html").is_file()
     assert (tmp_path / "runs" / "triage" / "report.html").is_file()
-    for body in blocks("README.md", "python"):
+    for body in bodies("README.md", "python"):
         run(f"{shlex.quote(sys.executable)} -c {shlex.quote(body)}", tmp_path)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 

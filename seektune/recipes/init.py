@@ -9,6 +9,7 @@ from seektune.errors import ConfigError
 
 # Values are filled in as JSON strings, which are valid YAML: a colon or # in a path stays text.
 TEMPLATE = """\
+# seektune prepare {name}.yaml                checks the data and shows it as the model will see it
 # seektune train {name}.yaml                  trains this
 # seektune train {name}.yaml lora.r=32        any key can be overridden on the command line
 
@@ -17,11 +18,16 @@ output_dir: {output_dir}
 dtype: auto                  # the checkpoint's; or float32, bfloat16, float16
 
 data:
-  train: [{{path: {data}}}]    # JSON lines: messages, question/options/answer_idx, or text/label
+  train: [{{path: {data}}}]    # file, folder or glob; the format is detected, or format: and columns: say it
   eval: {{fraction: 0.05}}     # held out by question text; or {{path: heldout.jsonl}}
+  # target: asked.jsonl      # what users really ask: is the training data like it?
   prompt_prefix: ""          # put before every question, e.g. "[MEDICAL] 问题:"
-  max_length: 2048           # longer rows are counted and left out
+  # system_prompt: ""        # for rows that have none
+  max_length: 2048           # tokens
+  too_long: drop             # or cut_left, cut_right, cut_middle, split; the last answer is never cut
   # pack_tokens: 4096        # fill rows to a token budget instead of a number of samples
+  # cleaning: {{pii: mask}}    # phones, e-mail, identity numbers, cards; also html, languages: [zh, en], …
+  # dedup: {{near: false}}     # both are on: copies, and rows that ask what a held-out row asks, are dropped
 
 lora:
   r: 16

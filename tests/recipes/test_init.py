@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def test_every_training_key_that_is_supported_is_shown(
     text = init.run("medical").read_text(encoding="utf-8")
     unshown = {"objective", "max_steps", "warmup_steps", "fp16", "report_to"}
     assert [key for key in TrainingConfig.model_fields if key not in unshown and f" {key}:" not in text] == []
+
+
+def test_what_is_commented_out_is_valid_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = init.run("medical")
+    path.write_text(re.sub(r"^  # (\w+: )", r"  \1", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    data = load_config(path).data
+    assert data.target is not None
+    assert data.pack_tokens == 4096
+    assert (data.cleaning.pii, data.dedup.near) == ("mask", False)
 
 
 def test_an_existing_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
