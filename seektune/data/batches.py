@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from seektune.data.packing import Ints, Plan, in_order, packed, shuffled
 from seektune.data.prepared import SampleTable
@@ -142,19 +142,28 @@ def _made(sample: Sample | DataError) -> Sample:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """One ragged row of the samples in order; positions without a target weigh nothing."""
-    lengths = [len(sample) for sample in samples]
-    targets = _joined([sample.targets for sample in samples], np.int64)
-    weights = _joined([np.broadcast_to(sample.weight, len(sample)) for sample in samples], np.float32)
+    lengths = np.array([len(sample) for sample in samples])
+    ends = np.cumsum(lengths)
+    targets = _joined(sample.targets for sample in samples)
+    if all(isinstance(sample.weight, int | float) for sample in samples):
+        weights = np.repeat(np.array([sample.weight for sample in samples], np.float32), lengths)
+    else:
+        weights = _joined(np.broadcast_to(sample.weight, len(sample)) for sample in samples)
+    weights = np.where(targets != IGNORE, weights, 0)
     return Batch(
-        input_ids=_joined([sample.input_ids for sample in samples], np.int64),
-        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
-        cu_seqlens=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
-        targets=targets,
-        weights=weights.where(targets != IGNORE, 0.0),
+        input_ids=_row(_joined(sample.input_ids for sample in samples), np.int64),
+        position_ids=_row(np.arange(ends[-1]) - np.repeat(ends - lengths, lengths), np.int64),
+        cu_seqlens=torch.from_numpy(np.append(0, ends).astype(np.int32)),
+        targets=_row(targets, np.int64),
+        weights=_row(weights, np.float32),
         row_ids=tuple(sample.row_id for sample in samples),
     )
 
 
-def _joined(parts: Iterable[Any], dtype: type) -> torch.Tensor:
+def _joined(parts: Iterable[Any]) -> NDArray[Any]:
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _row(values: NDArray[Any], dtype: type) -> torch.Tensor:
     """(1, T)."""
-    return torch.from_numpy(np.concatenate([np.asarray(part, dtype) for part in parts]))[None]
+    return torch.from_numpy(values.astype(dtype, copy=False))[None]

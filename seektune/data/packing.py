@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -42,14 +42,15 @@ def packed(rank: Ints, lengths: Ints, budget: int, window: int = WINDOW) -> Plan
 
     `rank` breaks ties between equal lengths: it decides who shares a row, never how many rows there are.
     """
-    rows: list[list[int]] = []
+    members = np.empty(len(lengths), np.int64)
+    sizes = [np.empty(0, np.int64)]
     for start in range(0, len(lengths), window):
         part = slice(start, start + window)
         order = start + np.argsort(rank[part], kind="stable")
-        rows += best_fit(order.tolist(), lengths, budget)
-    ends = accumulate(map(len, rows), initial=0)
-    members = np.fromiter(chain.from_iterable(rows), np.int64, len(lengths))
-    return Plan(members, np.fromiter(ends, np.int64, len(rows) + 1))
+        rows = best_fit(order.tolist(), lengths, budget)
+        members[part] = np.fromiter(chain.from_iterable(rows), np.int64, len(order))
+        sizes.append(np.fromiter(map(len, rows), np.int64, len(rows)))
+    return Plan(members, np.append(0, np.cumsum(np.concatenate(sizes))))
 
 
 def shuffled(plan: Plan, generator: np.random.Generator) -> Plan:

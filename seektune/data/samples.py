@@ -16,7 +16,7 @@ from seektune.data.gather import Gathered, kind_of
 from seektune.data.ledger import Ledger, Reason
 from seektune.data.lengths import fit, frame_of
 from seektune.data.lint import linter
-from seektune.data.prepared import ROWS, SAMPLES, Writer, dump_row
+from seektune.data.prepared import ROWS, SAMPLES, Writer, dump_row, load_row
 from seektune.data.profile import Profile
 from seektune.data.records import Bad, Dropped, escaped
 from seektune.data.templates import sampler
@@ -59,16 +59,15 @@ class Tokeniser:
         """
         totals = {"samples": 0, "tokens": 0, "trained_tokens": 0}
         with Writer(rows_path, ROWS) as rows, Writer(samples_path, SAMPLES) as samples:
-            for number, plain, row, made in self._made(gathered, numbers):
+            for number, plain, dumped, row, made in self._made(gathered, numbers):
                 fitted = self._fitted(gathered, number, row, made)
                 if fitted is None:
                     continue
-                rows.add_row(row)
+                rows.add(row.row_id, dumped if row is plain else dump_row(row))
                 tokens = trained = 0
                 for side, sample in fitted:
-                    samples.add_sample(sample, side)
+                    trained += samples.add_sample(sample, side)
                     tokens += len(sample)
-                    trained += int(np.count_nonzero(np.asarray(sample.targets) != IGNORE))
                 totals["samples"] += len(fitted)
                 totals["tokens"] += tokens
                 totals["trained_tokens"] += trained
@@ -77,16 +76,19 @@ class Tokeniser:
 
     def _made(
         self, gathered: Gathered, numbers: NDArray[np.int64]
-    ) -> Iterator[tuple[int, Row, Row, dict[str, Sample | DataError]]]:
-        """(number, row, dressed row, its samples by side)."""
+    ) -> Iterator[tuple[int, Row, str, Row, dict[str, Sample | DataError]]]:
+        """(number, row, the same as JSON, dressed row, its samples by side)."""
         for start in range(0, len(numbers), BLOCK):
-            block = numbers[start : start + BLOCK].tolist()
-            plain = [gathered.rows[number] for number in block]
+            block = numbers[start : start + BLOCK]
+            ids, dumped = zip(*gathered.rows.dumped(block), strict=True)
+            plain = [load_row(text, row_id) for row_id, text in zip(ids, dumped, strict=True)]
             dressed = [dress(row, self.config.prompt_prefix, self.config.system_prompt) for row in plain]
             sides = [sides_of(row) for row in dressed]
             made = iter(self._sample([example for each in sides for example in each.values()]))
-            for number, before, row, each in zip(block, plain, dressed, sides, strict=True):
-                yield number, before, row, {side: next(made) for side in each}
+            for number, row, text, clad, each in zip(
+                block.tolist(), plain, dumped, dressed, sides, strict=True
+            ):
+                yield number, row, text, clad, {side: next(made) for side in each}
 
     def _fitted(
         self, gathered: Gathered, number: int, row: Row, made: dict[str, Sample | DataError]
