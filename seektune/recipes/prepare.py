@@ -80,7 +80,9 @@ def summary(report: Mapping[str, Any], folder: Path) -> list[str]:
     if unread:
         lines.append(f"columns nothing reads: {', '.join(unread)}")
     if report["template_differs"]:
-        lines.append(f"template: {report['template_differs']}")
+        lines.append(
+            f"the tokenizer's own chat template is used; {report['template']}'s differs (see the report)"
+        )
     if report["match"]:
         lines.append(report["match"]["verdict"])
     return [escape(line) for line in lines]
