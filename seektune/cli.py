@@ -53,7 +53,7 @@ def init(
     from seektune.recipes import init as recipe
 
     path = recipe.run(name, base_model=base_model, data=data)
-    typer.echo(f"wrote {path}; next: seektune train {path}")
+    typer.echo(f"wrote {path}; next: seektune prepare {path}")
 
 
 @app.command()

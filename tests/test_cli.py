@@ -23,7 +23,7 @@ def test_the_verbs_are_exactly_these() -> None:
 
 def test_init_names_the_next_command(tmp_path: Path) -> None:
     done = seektune("init", "medical", folder=tmp_path)
-    assert done.stdout.strip() == "wrote medical.yaml; next: seektune train medical.yaml"
+    assert done.stdout.strip() == "wrote medical.yaml; next: seektune prepare medical.yaml"
 
 
 @pytest.mark.parametrize(

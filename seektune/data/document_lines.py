@@ -96,7 +96,7 @@ def _marked_up(text: str, lines: Sequence[Line]) -> list[Line]:
         after = out[index + 1] if index + 1 < len(out) else None
         if heading := _heading(text, line):
             out[index] = heading
-        elif after and before == "row":
+        elif before == "row":
             out[index] = _row(text, line) if "|" in text[line.start : line.end] else line
         elif after and before != "text" and (under := _underlined(text, line, after)):
             out[index : index + 2] = [under]

@@ -140,6 +140,7 @@ def _duplicates(found: Duplicates, rows: Sequence[Row]) -> dict[str, Any]:
         "exact": len(exact),
         "near": len(near),
         "conflicts": len(found.conflicts),
+        "conflicting": [[rows[a].row_id, rows[b].row_id] for a, b in found.conflicts[:PAIRS_SHOWN].tolist()],
         "capped": found.capped > 0,
         "pairs": [
             {"kept": rows[a].row_id, "dropped": rows[b].row_id, "similarity": round(s, 3)}

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from seektune.config.data import DataConfig, SourceConfig
 from seektune.data.cleaning import Tally, cleaner
 from seektune.data.dataset_info import expand
-from seektune.data.extraction import extraction
+from seektune.data.extraction import Leftover, extraction
 from seektune.data.formats import LOOKS_AHEAD, converter, detect, label_of, unread
-from seektune.data.ledger import Account, Ledger
+from seektune.data.ledger import EXAMPLES, Account, Ledger
 from seektune.data.prepared import ROWS, RowTable, Writer
 from seektune.data.records import Bad, Dropped, Record, escaped
 from seektune.data.sources import describe, files_of, read
@@ -25,7 +26,7 @@ from seektune.types import Row
 LOOKED_AT = 100
 """Records of a file from which its format and its unread columns are told."""
 
-_PARTICULARS = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\d+|[^\s:]*:\d+(?=:)""")
+_PARTICULARS = re.compile(r"""'[^']*'|"[^"]*"|\d+|[^\s:]*:\d+(?=:)""")
 
 
 @dataclass
@@ -42,12 +43,31 @@ class Gathered:
 
 
 @dataclass
+class Unpaired:
+    """How much of the documents became no question-answer pair."""
+
+    documents: int = 0
+    characters: int = 0
+    total: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, left: Leftover) -> None:
+        """Count one document."""
+        self.documents += 1
+        self.characters += left.characters
+        self.total += left.total
+        if left.characters and len(self.examples) < EXAMPLES:
+            self.examples.append(left.to_json())
+
+
+@dataclass
 class Gatherer:
     """What every source of a run goes through; `observe` sees each usable row in order."""
 
     config: DataConfig
     ledger: Ledger
     tally: Tally = field(default_factory=Tally)
+    unpaired: Unpaired = field(default_factory=Unpaired)
     labels: tuple[str, ...] = ()
 
     def gather(
@@ -105,13 +125,14 @@ class Gatherer:
 
     def _pieces(self, account: Account, document: Record) -> Iterator[Record]:
         try:
-            found = extraction(document).pairs
+            found = extraction(document)
         except DataError as error:
             self._quarantine(account, document, error)
             return
-        if not found:
+        self.unpaired.add(found.leftover)
+        if not found.pairs:
             self.ledger.drop(account, Dropped(document.row_id, "no question-answer pairs"))
-        yield from found
+        yield from found.pairs
 
     def _rows(
         self, account: Account, records: Iterator[Record], convert: Callable[[Record], Row]

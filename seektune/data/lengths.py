@@ -24,10 +24,11 @@ Policy = Literal["drop", "cut_left", "cut_right", "cut_middle", "split"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a cut must leave standing: the BOS id, and the tokens between a question and its answer."""
+    """What a cut leaves standing: BOS, system prompt, and the tokens that open a question and an answer."""
 
     bos: int | None = None
     opening: int = 0
+    asked: tuple[int, ...] = ()  # the mark before a question, such as `<｜User｜>`
 
 
 _NO_FRAME = Frame()
@@ -36,16 +37,19 @@ _NO_FRAME = Frame()
 def frame_of(chat: Chat) -> Frame:
     """The frame of a model's chat template; `opening` is 2 for `<｜Assistant｜></think>`."""
     prompt = render(chat, [Message("user", PROBE)], add_generation_prompt=True)
-    opening = chat.tokenizer.encode(prompt.rpartition(PROBE)[2], add_special_tokens=False)
-    return Frame(chat.tokenizer.bos_token_id, len(opening))
+    before, _, after = prompt.rpartition(PROBE)
+    before = before.removeprefix(chat.tokenizer.bos_token or "")
+    asked, opening = (chat.tokenizer.encode(text, add_special_tokens=False) for text in (before, after))
+    return Frame(chat.tokenizer.bos_token_id, len(opening), tuple(asked))
 
 
 def fit(sample: Sample, max_length: int, policy: Policy, frame: Frame = _NO_FRAME) -> list[Sample] | Dropped:
     """The sample as rows of at most `max_length` tokens, or why it is left out.
 
-    The cuts take from what precedes the last answer, history and question alike: its beginning, its end or
-    its middle. `split` parts a conversation after trained turns, each part with a BOS of its own and no
-    more of the system prompt than the first, and plain text wherever max_length falls.
+    The cuts take from what lies between the first question's opening and the last answer, history and
+    question alike: its beginning, its end or its middle. `split` parts a conversation after trained turns,
+    each part with a BOS of its own and no more of the system prompt than the first, and plain text wherever
+    max_length falls.
     """
     if len(sample) < max_length:
         return [sample]
@@ -55,7 +59,7 @@ def fit(sample: Sample, max_length: int, policy: Policy, frame: Frame = _NO_FRAM
     if policy == "split":
         return _split(sample, max_length, frame)
     start = _last_answer(sample)
-    low = int(frame.bos is not None and sample.input_ids[0] == frame.bos)
+    low = _first_question(sample, frame)
     high = max(start - frame.opening, low)
     excess = tokens - max_length
     if excess > high - low:
@@ -87,6 +91,16 @@ def costliest(
         {"row": name(at), "tokens": int(found[at]), "share": int(found[at]) / total}
         for at in np.argsort(-found, kind="stable")[:k].tolist()
     ]
+
+
+def _first_question(sample: Sample, frame: Frame) -> int:
+    """Index of the first token of the first question, behind its mark; behind BOS where there is no mark."""
+    ids, mark = [int(token) for token in sample.input_ids], list(frame.asked)
+    if mark:
+        for place in range(len(ids) - len(mark) + 1):
+            if ids[place : place + len(mark)] == mark:
+                return place + len(mark)
+    return int(frame.bos is not None and ids[0] == frame.bos)
 
 
 def _last_answer(sample: Sample) -> int:

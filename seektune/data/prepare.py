@@ -8,7 +8,7 @@ import tempfile
 import time
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -27,9 +27,9 @@ from seektune.data.lengths import costliest, percentiles
 from seektune.data.lint import template_differs
 from seektune.data.match import match
 from seektune.data.negatives import Counts, negatives
-from seektune.data.prepared import RowTable, SampleTable, dump_row
+from seektune.data.prepared import Chosen, RowTable, SampleTable, dump_row
 from seektune.data.profile import Profile
-from seektune.data.samples import Tokeniser, shown
+from seektune.data.samples import Tokeniser, marked, shown
 from seektune.data.split import question_key
 from seektune.errors import DataError
 from seektune.runlog import write_json, write_text
@@ -50,6 +50,7 @@ class Prepared:
     held_out: SampleTable
     train_rows: RowTable
     held_out_rows: RowTable
+    reused: bool = False  # nothing had changed since it was made
 
 
 def prepare(config: DataConfig, chat: Chat, folder: Path, *, seed: int = 0) -> Prepared:
@@ -61,15 +62,16 @@ def prepare(config: DataConfig, chat: Chat, folder: Path, *, seed: int = 0) -> P
     """
     key = fingerprint(config, chat, seed)
     if key is not None and _recorded_key(folder) == key:
-        return open_prepared(folder)
-    (folder / "report.json").unlink(missing_ok=True)
+        return _packed(replace(open_prepared(folder), reused=True), config, seed)
+    for name in ("report.json", "report.html", "negatives.jsonl"):
+        (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder) as work, Ledger(folder) as ledger:
         report = _Build(config, chat, folder, Path(work), ledger, seed).run()
         shutil.rmtree(folder / "prepared", ignore_errors=True)
         (Path(work) / "prepared").rename(folder / "prepared")
     write_json(folder / "report.json", {"key": key, "config": config.model_dump(mode="json"), **report})
-    return open_prepared(folder)
+    return _packed(open_prepared(folder), config, seed)
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -122,15 +124,15 @@ class _Build:
             "quarantine": {kind: reason.to_json() for kind, reason in self.ledger.quarantine.items()},
             "drops": {kind: reason.to_json() for kind, reason in self.ledger.drops.items()},
             "cleaning": gatherer.tally.to_json(),
+            "documents": asdict(gatherer.unpaired) if gatherer.unpaired.documents else None,
             **fates.report,
             "lint": {name: reason.to_json() for name, reason in tokeniser.lints.items()},
             "template": self.chat.template,
             "template_differs": template_differs(self.chat),
             "lengths": self._lengths(samples, profiles[0].to_json()["tokens"]["histogram"]),
-            "packing": self._packing(samples),
             "profile": profiles[0].to_json(),
             "match": self._match(profiles[0]),
-            "negatives": self._negatives(RowTable(self._paths("train")[0])),
+            "negatives": self._negatives(Chosen(train.rows, fates.train)),
             "sample": self._samples(samples),
             "seconds": round(time.perf_counter() - wall, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
@@ -179,19 +181,14 @@ class _Build:
             "too_long": self.config.too_long,
         }
 
-    def _packing(self, samples: SampleTable) -> dict[str, Any]:
-        made = Batches(samples=samples, pack_tokens=self.config.pack_tokens, seed=self.seed)
-        mode = "rows" if self.config.pack_tokens is None else "packed"
-        return {"mode": mode, "rows": len(made), "fill": round(made.fill, 4)}
-
     def _match(self, profile: Profile) -> dict[str, Any] | None:
         if self.config.target is None:
             return None
         names, prompts, _ = zip(*profile.sample, strict=True)
         return match(prompts, asked_texts(self.config.target), self.seed, names).to_json()
 
-    def _negatives(self, rows: RowTable) -> dict[str, Any] | None:
-        """Write negatives.jsonl: preference records, to be trained on by a run of their own."""
+    def _negatives(self, rows: Chosen) -> dict[str, Any] | None:
+        """Write negatives.jsonl: preferences without prefix or system prompt, for a run of their own."""
         if self.config.negatives is None:
             return None
         if not isinstance(rows[0], Example):
@@ -205,9 +202,24 @@ class _Build:
     def _samples(self, samples: SampleTable) -> dict[str, Any]:
         """Write samples.txt; the first sample, for the report."""
         chosen = [(sample.row_id, shown(self.chat, sample)) for sample in samples[:SHOWN]]
-        write_text(self.folder / "samples.txt", "\n\n".join(_marked(*one) for one in chosen) + "\n")
+        write_text(
+            self.folder / "samples.txt",
+            "\n\n".join(f"# {row}\n{marked(pieces)}" for row, pieces in chosen) + "\n",
+        )
         row, pieces = chosen[0]
         return {"row": row, "pieces": pieces}
+
+
+def _packed(ready: Prepared, config: DataConfig, seed: int) -> Prepared:
+    """With the packing in its report: it is made anew for every run, from the lengths alone."""
+    made = Batches(samples=ready.train, pack_tokens=config.pack_tokens, seed=seed)
+    mode = "rows" if config.pack_tokens is None else "packed"
+    packing = {"mode": mode, "rows": len(made), "fill": round(made.fill, 4)}
+    if ready.report.get("packing") == packing:
+        return ready
+    report = ready.report | {"packing": packing}
+    write_json(ready.folder / "report.json", report)
+    return replace(ready, report=report)
 
 
 def _recorded_key(folder: Path) -> str | None:
@@ -238,14 +250,3 @@ def _counts(
     }
     fates = ("total", "kept", "quarantined", "dropped")
     return {**{fate: sum(splits[side][fate] for side in SIDES) for fate in fates}, "splits": splits}
-
-
-def _marked(row_id: str, pieces: Sequence[tuple[str, float]]) -> str:
-    """A sample as text, what is trained between ⟦ and ⟧."""
-    text, inside = f"# {row_id}\n", False
-    for piece, weight in pieces:
-        if bool(weight) != inside:
-            inside = not inside
-            text += "⟦" if inside else "⟧"
-        text += piece
-    return text + ("⟧" if inside else "")

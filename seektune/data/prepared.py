@@ -140,6 +140,25 @@ class _Samples(NamedTuple):
     weights: pa.Array | None  # None: of no sample in this block
 
 
+class Chosen(Sequence[Row]):
+    """Some rows of a table, by their numbers."""
+
+    def __init__(self, rows: Sequence[Row], numbers: NDArray[np.int64]) -> None:
+        self._rows, self._numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._rows[int(self._numbers[index])]
+
+
 class SampleTable(Sequence[Sample]):
     """Tokenised examples of an Arrow file, mapped into memory and read when asked for."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,3 +144,14 @@ def shown(chat: Chat, sample: Sample) -> list[tuple[str, float]]:
             pieces.append((text, weight))
             waiting = []
     return pieces + ([(chat.tokenizer.decode(waiting), weights[-1])] if waiting else [])
+
+
+def marked(pieces: Sequence[tuple[str, float]]) -> str:
+    """The pieces of `shown` as text, what is trained between ⟦ and ⟧."""
+    text, inside = "", False
+    for piece, weight in pieces:
+        if bool(weight) != inside:
+            inside = not inside
+            text += "⟦" if inside else "⟧"
+        text += piece
+    return text + ("⟧" if inside else "")

@@ -41,7 +41,7 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
 
 
 def opening(model: str) -> tuple[list[Message], str]:
-    """How a run folder's conversations began: with a system turn, if any; and the prefix of each user turn."""
+    """How a run folder's conversations began: a system turn, if any; and the prefix of each user turn."""
     if not (Path(model) / "run.yaml").exists():
         return [], ""
     data = read_run(model).data

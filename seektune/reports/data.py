@@ -15,11 +15,12 @@ from seektune.runlog import write_text
 SECTIONS: Mapping[str, Any] = MappingProxyType(
     {
         "splits": {}, "sources": [], "quarantine": {}, "drops": {}, "cleaning": {}, "lint": {},
-        "duplicates": {"exact": 0, "near": 0, "conflicts": 0, "capped": False, "pairs": []},
+        "duplicates": {"exact": 0, "near": 0, "conflicts": 0, "capped": False, "pairs": [],
+                       "conflicting": []},
         "leakage": {"exact": 0, "near": 0, "pairs": []},
         "lengths": {"train": {}, "costliest": [], "histogram": {}, "max_length": None, "too_long": ""},
         "template": "", "template_differs": None, "packing": {}, "profile": {}, "match": None,
-        "negatives": None, "sample": None, "cpu_seconds": 0,
+        "negatives": None, "documents": None, "sample": None, "cpu_seconds": 0,
     }
 )  # fmt: skip
 """What a report.json may leave out, and what then stands for it."""
@@ -62,7 +63,7 @@ def write_data_report(folder: Path | str) -> Path:
     The histograms have one more edge than counts. Sections that are absent or empty are not shown.
     """
     folder = Path(folder)
-    report = _filled(json.loads((folder / "report.json").read_text("utf-8")))
+    report = filled(json.loads((folder / "report.json").read_text("utf-8")))
     name = folder.resolve().parent.name if folder.resolve().name == "data" else folder.resolve().name
     html = page(
         "data.html.jinja",
@@ -86,7 +87,9 @@ def findings(report: Mapping[str, Any]) -> Iterator[str]:
     exact, near = report["leakage"]["exact"], report["leakage"]["near"]
     if exact or near:
         rows = _many(exact + near, "training row repeats", "training rows repeat")
-        yield f"{rows} an evaluation question, {exact:,} exactly and {near:,} nearly."
+        kept = report.get("config", {}).get("dedup", {}).get("leakage") == "report"
+        fate = "kept, as data.dedup.leakage says" if kept else "dropped"
+        yield f"{rows} an evaluation question, {exact:,} exactly and {near:,} nearly: {fate}."
     if report["quarantined"]:
         share = f"{report['quarantined']:,} of {_many(report['total'], 'record')}"
         yield f"{share} cannot be used as given; quarantine.jsonl has file, line and reason."
@@ -98,9 +101,13 @@ def findings(report: Mapping[str, Any]) -> Iterator[str]:
         yield "The training texts differ from what the model will be asked."
     yield from _unevenness(report["profile"])
     if conflicts := report["duplicates"]["conflicts"]:
-        yield f"{_many(conflicts, 'question has', 'questions have')} different answers in different rows."
+        such = "".join(f", such as {a} and {b}" for a, b in report["duplicates"]["conflicting"][:1])
+        yield f"{_many(conflicts, 'pair', 'pairs')} of like questions with different answers{such}."
     if report["duplicates"]["capped"]:
         yield "The search for near duplicates was capped: some texts have too many look-alikes."
+    if documents := report["documents"]:
+        share = documents["characters"] / max(documents["total"], 1)
+        yield f"{_percent(share)} of the documents' text is in no question-answer pair."
     packing = report["packing"]
     if packing.get("mode") == "packed" and packing["fill"] < LEAST_FILL:
         yield f"Packed rows are only {_percent(packing['fill'])} full."
@@ -179,7 +186,7 @@ def _unevenness(profile: Mapping[str, Any]) -> Iterator[str]:
             yield f"Labels are uneven: “{names[0]}” has {share} of the rows, “{names[-1]}” {rarest}."
 
 
-def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
+def filled(given: Mapping[str, Any]) -> dict[str, Any]:
     """The report with every section there; a section's missing parts are filled in too."""
     filled = dict(SECTIONS) | dict(given)
     parts = {name: {**SECTIONS[name], **filled[name]} for name in ("duplicates", "leakage", "lengths")}

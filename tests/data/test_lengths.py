@@ -176,6 +176,25 @@ def test_the_frame_is_read_from_the_chat_template(tokenizer: Any) -> None:
     assert openings["deepseek_v31"] == 2
 
 
+@pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3", "deepseek_v31"])
+@pytest.mark.parametrize("policy", ["cut_left", "cut_middle", "cut_right"])
+def test_a_cut_leaves_system_prompt_and_question_mark_standing(
+    tokenizer: Any, name: str, policy: Policy
+) -> None:
+    chat = SimpleNamespace(tokenizer=copy.copy(tokenizer), template=name)
+    system, answer = Message("system", "Be brief."), Message("assistant", "Yes.")
+
+    def tokens(text: str) -> Sample:
+        return to_sample(chat, Example((system, Message("user", text), answer), "rows:1"))
+
+    long, short = tokens("w " * 90), tokenizer.decode(tokens("w").input_ids)
+    [cut] = fit(long, 40, policy, frame_of(chat))
+    assert len(cut) < 40
+    before = short.partition("w")[0].rstrip()
+    assert tokenizer.decode(cut.input_ids).startswith(before)
+    assert before.startswith(f"{tokenizer.bos_token}Be brief.")
+
+
 def test_percentiles_and_the_rows_that_cost_most() -> None:
     lengths = [10] * 98 + [100, 920]
     assert percentiles(lengths) == {

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seektune.data.reading import read_records
 from seektune.data.packing import Plan, best_fit, in_order, packed, shuffled
+from seektune.data.reading import read_records
 
 lengths_of = st.lists(st.integers(1, 50), max_size=80)
 

@@ -113,12 +113,16 @@ def test_unchanged_data_is_taken_as_it_lies_and_changed_data_is_made_again(
     tiny: Any, write: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, folder = write(questions(5)), tmp_path / "data"
-    first = prepare(config_of(path), tiny, folder).report
-    made = (folder / "report.json").stat().st_mtime_ns
-    assert prepare(config_of(path, pack_tokens=900), tiny, folder).report == first
-    assert (folder / "report.json").stat().st_mtime_ns == made
+    first = prepare(config_of(path), tiny, folder)
+    again, packed = (prepare(config_of(path, **more), tiny, folder) for more in ({}, {"pack_tokens": 900}))
+    assert (first.reused, again.reused, packed.reused) == (False, True, True)
+    assert again.report == first.report
+    assert packed.report == first.report | {"packing": packed.report["packing"]}
+    assert packed.report["packing"]["mode"] == "packed"
+    with pytest.raises(DataError, match="more than pack_tokens 5"):
+        prepare(config_of(path, pack_tokens=5), tiny, folder)
     for changed in (config_of(path, prompt_prefix="Q: "), config_of(write(questions(6)))):
-        assert prepare(changed, tiny, folder).report["key"] != first["key"]
+        assert prepare(changed, tiny, folder).report["key"] != first.report["key"]
 
 
 def test_held_out_rows_never_stay_in_training(tiny: Any, write: Callable[..., Path], tmp_path: Path) -> None:

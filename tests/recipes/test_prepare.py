@@ -26,9 +26,10 @@ def test_it_prints_every_file_a_summary_and_a_sample(tmp_path: Path) -> None:
     printed, folder = shown(tmp_path, pack_tokens=500)
     assert "classification" in printed
     assert "20 rows to train on, 0 held out" in printed
-    assert "quarantined: 1" in printed
+    assert "bad: 1" in printed
     assert "% full" in printed
-    assert "green is learned" in printed
+    assert "in ⟦ ⟧ is learned" in printed
+    assert "⟦Cardiology" in printed
     assert "Case 0" in printed
     assert str(folder / "report.html") in printed.replace("\n", "")
     assert {path.name for path in folder.iterdir()} == {
@@ -56,4 +57,4 @@ def test_a_long_sample_shows_its_beginning_and_its_answer() -> None:
 def test_nothing_is_said_of_what_did_not_happen(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", count=6)
     printed, _ = shown(tmp_path)
-    assert not [word for word in ("dropped:", "cleaned:", "look at:", "contradicting") if word in printed]
+    assert not [word for word in ("dropped:", "cleaned:", "bad:", "! ") if word in printed]

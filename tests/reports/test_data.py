@@ -44,12 +44,12 @@ def test_every_section_says_what_the_report_found(tmp_path: Path) -> None:
 def test_what_deserves_a_look_is_said_in_sentences(tmp_path: Path) -> None:
     text = text_with(tmp_path)
     for expected in (
-        "3 training rows repeat an evaluation question, 2 exactly and 1 nearly.",
+        "3 training rows repeat an evaluation question, 2 exactly and 1 nearly: dropped.",
         "12 of 5,000 records cannot be used as given",
         "6 rows with thinking lost.",
         "Of 4 options the first is right in 32 % of questions, by chance 25 %",
         "“yes” has 61 % of the rows, “maybe” 5 rows.",
-        "3 questions have different answers in different rows.",
+        "3 pairs of like questions with different answers.",
         "jsonl.gz: 年份, source.",
     ):
         assert expected in text, expected
