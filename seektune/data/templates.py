@@ -146,7 +146,7 @@ def sampler(
     chat: Chat, train_turns: TrainTurns = "all"
 ) -> Callable[[Sequence[Example]], list[Sample | DataError]]:
     """`to_samples` that remembers from call to call what the template does to a shape of conversation."""
-    encode = encoder(_tokenizer(chat))
+    encode = encoder(_tokenizer(chat), many=True)
     own = chat.tokenizer.chat_template  # ours look for nothing but the end of thinking in a text
     skeletons = Skeletons(lambda row: pieces(chat, row), set(_MARKER.findall(str(own or ""))))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, repeat
 from typing import Any
 
+from seektune.data.words import Words, word_encoder
 from seektune.errors import DataError
 from seektune.types import IGNORE, Sample
 
@@ -15,17 +16,19 @@ Encode = Callable[[list[list[str]]], list[list[list[int]]]]
 _JOINTS = ((":", " yes"), ("\n", "yes"), ("。", "好的"), (">", "是"))
 
 
-def encoder(tokenizer: Any) -> Encode:
+def encoder(tokenizer: Any, *, many: bool = False) -> Encode:
     """The fastest encoder of pieces that gives what encoding growing prefixes of the text gives.
 
     Byte-level tokenizers encode a piece alone as after another; others (SentencePiece puts a blank before
-    every text) need the text in front of it.
+    every text) need the text in front of it. For `many` rows words are remembered where that is exact.
     """
     if all(
         _one(tokenizer, left + right) == _one(tokenizer, left) + _one(tokenizer, right)
         for left, right in _JOINTS
     ):
-        return lambda rows: _apart(tokenizer, rows)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        words = word_encoder(backend) if many and backend is not None else None
+        return lambda rows: _apart(tokenizer, words, rows)
     return lambda rows: [_growing(tokenizer, row) for row in rows]
 
 
@@ -47,16 +50,18 @@ def sample_of(row_id: str, ids: Sequence[Sequence[int]], weights: Sequence[float
     return Sample(tuple(tokens), tuple(targets), row_id, tuple(each)[1:])
 
 
-def _apart(tokenizer: Any, rows: list[list[str]]) -> list[list[list[int]]]:
-    ids = iter(_batch(tokenizer, list(chain.from_iterable(rows))))
+def _apart(tokenizer: Any, words: Words | None, rows: list[list[str]]) -> list[list[list[int]]]:
+    ids = iter(_batch(tokenizer, words, list(chain.from_iterable(rows))))
     return [[next(ids) for _ in row] for row in rows]
 
 
-def _batch(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def _batch(tokenizer: Any, words: Words | None, texts: list[str]) -> list[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     # Padding and truncation asked for once stay set in the backend; transformers' own call resets them.
     if backend is None or backend.padding is not None or backend.truncation is not None:
         return [_one(tokenizer, text) for text in texts]
+    if words is not None:
+        return words(texts)
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
