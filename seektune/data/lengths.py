@@ -38,7 +38,8 @@ def frame_of(chat: Chat) -> Frame:
     """The frame of a model's chat template; `opening` is 2 for `<｜Assistant｜></think>`."""
     prompt = render(chat, [Message("user", PROBE)], add_generation_prompt=True)
     before, _, after = prompt.rpartition(PROBE)
-    before = before.removeprefix(chat.tokenizer.bos_token or "")
+    # A blank before the question is a part of its first token.
+    before = before.removeprefix(chat.tokenizer.bos_token or "").rstrip(" ")
     asked, opening = (chat.tokenizer.encode(text, add_special_tokens=False) for text in (before, after))
     return Frame(chat.tokenizer.bos_token_id, len(opening), tuple(asked))
 
