@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -88,16 +88,17 @@ def cleaner(config: CleaningConfig) -> Callable[[Row], Cleaned]:
 
     def clean(row: Row) -> Cleaned:
         changes: list[Change] = []
+        texts = _texts(row)
         for name, repair in text_filters:
             arguments = personal.mask_json if name == "pii" else _unchanged
-            change = _first_change(name, row, repair, arguments)
+            change = _first_change(name, row, texts, repair, arguments)
             repaired = row if change is None else _repaired(row, repair, arguments)
             if change is None or not _is_intact(row, repaired):
                 continue
             changes.append(change)
             if reason := _ruin(row, repaired):
                 return Cleaned(None, tuple(changes), reason, f"by {name}")
-            row = repaired
+            row, texts = repaired, _texts(repaired)
         for name, fault in row_filters:
             if detail := fault(row):
                 return Cleaned(None, tuple(changes), name, detail)
@@ -152,16 +153,21 @@ def _options(row: Row) -> tuple[str, ...]:
     return row.options if isinstance(row, Example) else ()
 
 
-def _first_change(name: str, row: Row, repair: TextFilter, arguments: TextFilter) -> Change | None:
+def _texts(row: Row) -> list[str]:
+    """All texts of a row but the arguments of calls."""
+    return [*(message.content for message in _messages(row)), *_options(row)]
+
+
+def _first_change(
+    name: str, row: Row, texts: Sequence[str], repair: TextFilter, arguments: TextFilter
+) -> Change | None:
     """What the filter does to the first text it changes: nothing, for most rows."""
-    messages = _messages(row)
-    for message in messages:
-        if (after := repair(message.content)) != message.content:
-            return Change(name, message.content, after)
-    for option in _options(row):
-        if (after := repair(option)) != option:
-            return Change(name, option, after)
-    for call in (call for message in messages for call in message.tool_calls):
+    for text in texts:
+        if (after := repair(text)) != text:
+            return Change(name, text, after)
+    if arguments is _unchanged:
+        return None
+    for call in (call for message in _messages(row) for call in message.tool_calls):
         if (after := arguments(call.arguments)) != call.arguments:
             return Change(name, call.arguments, after)
     return None

@@ -117,6 +117,7 @@ class _Build:
         samples = SampleTable(self._paths("train")[1])
         if not len(samples):
             raise DataError(f"nothing is left to train on: {self._reasons()}")
+        profile = profiles[0].to_json()
         accounts = [*train.accounts, *(other.accounts if other else ())]
         return {
             **_counts(accounts, totals, [len(RowTable(self._paths(side)[0])) for side in SIDES]),
@@ -129,8 +130,8 @@ class _Build:
             "lint": {name: reason.to_json() for name, reason in tokeniser.lints.items()},
             "template": self.chat.template,
             "template_differs": template_differs(self.chat),
-            "lengths": self._lengths(samples, profiles[0].to_json()["tokens"]["histogram"]),
-            "profile": profiles[0].to_json(),
+            "lengths": self._lengths(samples, profile["tokens"]["histogram"]),
+            "profile": profile,
             "match": self._match(profiles[0]),
             "negatives": self._negatives(Chosen(train.rows, fates.train)),
             "sample": self._samples(samples),

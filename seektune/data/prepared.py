@@ -256,7 +256,7 @@ def _dump_message(message: Message) -> dict[str, Any]:
 
 
 def _load_message(fields: dict[str, Any]) -> Message:
-    calls = tuple(ToolCall(**call) for call in fields.get("tool_calls", ()))
+    calls = tuple(ToolCall(**call) for call in fields["tool_calls"]) if "tool_calls" in fields else ()
     return Message(fields["role"], fields["content"], calls, fields.get("weight"))
 
 

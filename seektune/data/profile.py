@@ -6,6 +6,7 @@ import random
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Iterable
+from operator import itemgetter
 from typing import Any
 
 from seektune.data.language import language
@@ -38,7 +39,8 @@ class Commonest:
         counts = self.counts
         counts[key] += 1
         if len(counts) > self._capacity:
-            self.counts = Counter(dict(counts.most_common(self._capacity // 2)))
+            commonest = sorted(counts.items(), key=itemgetter(1), reverse=True)  # so many: faster than a heap
+            self.counts = Counter(dict(commonest[: self._capacity // 2]))
             self.exact = False
 
     def top(self, size: int = TOP) -> list[dict[str, Any]]:
