@@ -25,6 +25,7 @@ SHARES = {
     "classification": 0.1, "cmexam": 0.1,
 }  # fmt: skip
 INSTRUCTION = "Answer with the letter and the text of the correct option."
+CHINESE_INSTRUCTION = "请写出正确选项的字母和内容。"
 LABELS = ("abbreviation", "description", "entity", "human", "location", "number")
 MOST_UNITS = 600  # words, or pairs of Chinese characters: so that no row exceeds 2,048 tokens
 
@@ -207,11 +208,12 @@ def as_messages(row: dict[str, Any]) -> dict[str, Any]:
         return _asked(row["text"], row["label"])
     if "Options" in row:
         options = {option["key"]: option["value"] for option in row["Options"]}
-        question, letter = row["Question"], row["Answer"]
+        question, letter, instruction = row["Question"], row["Answer"], CHINESE_INSTRUCTION
     else:
         question, options, letter = row["question"], row["options"], row["answer_idx"]
+        instruction = INSTRUCTION
     listed = [f"{key}. {text}" for key, text in options.items()]
-    return _asked("\n".join([question, *listed, INSTRUCTION]), f"{letter}. {options[letter]}")
+    return _asked("\n".join([question, *listed, instruction]), f"{letter}. {options[letter]}")
 
 
 def _asked(question: str, answer: str) -> dict[str, Any]:
