@@ -218,7 +218,7 @@ def prepare_trl(tokenizer: Any, files: list[Path], folder: Path, **settings: Any
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from seektune.data.templates import TEMPLATES
+    from seektune.data.templates.render import TEMPLATES
 
     tokenizer.chat_template = TEMPLATES[TEMPLATE]
     if settings:  # the published template, which TRL knows with marks around what is trained

@@ -16,8 +16,8 @@ from seektune import cli
 from seektune.config.data import CleaningConfig, DataConfig, DedupConfig
 from seektune.config.run import RunConfig
 from seektune.config.section import validated
-from seektune.data.layouts import FORMATS
-from seektune.data.lint import NAMES
+from seektune.data.formats.layouts import FORMATS
+from seektune.data.templates.lint import NAMES
 
 GUIDES = tuple(sorted(path.stem for path in (ROOT / "docs" / "guide").glob("*.md") if "." not in path.stem))
 BOTH = [f"docs/guide/{name}{ending}" for name in GUIDES for ending in (".md", ".zh.md")]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from seektune.data.packing import Ints, Plan, in_order, packed, shuffled
 from seektune.data.prepared import SampleTable
-from seektune.data.templates import to_samples
+from seektune.data.templates.render import to_samples
 from seektune.errors import DataError
 from seektune.types import IGNORE, Batch, Chat, Example, Sample
 

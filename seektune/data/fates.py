@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seektune.config.data import DataConfig
-from seektune.data.comparison import question_text, text_of
-from seektune.data.dedup import Duplicates, Index, Leaks, leaks
+from seektune.data.duplicates.comparison import question_text, text_of
+from seektune.data.duplicates.index import Duplicates, Index, Leaks, leaks
 from seektune.data.gather import Gathered
 from seektune.data.ledger import Ledger
 from seektune.data.records import Dropped

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from seektune.config.data import DataConfig, SourceConfig
-from seektune.data.dataset_info import expand
-from seektune.data.sources import files_of
-from seektune.data.templates import TEMPLATES
+from seektune.data.formats.dataset_info import expand
+from seektune.data.sources.files import files_of
+from seektune.data.templates.render import TEMPLATES
 from seektune.types import Chat
 
 LAYOUT = 1

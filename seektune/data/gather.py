@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from seektune.config.data import DataConfig, SourceConfig
-from seektune.data.cleaning import Tally, cleaner
-from seektune.data.dataset_info import expand
-from seektune.data.extraction import Leftover, extraction
-from seektune.data.formats import LOOKS_AHEAD, converter, detect, label_of, unread
+from seektune.data.cleaning.cleaner import Tally, cleaner
+from seektune.data.documents.extraction import Leftover, extraction
+from seektune.data.formats.convert import LOOKS_AHEAD, converter, detect, label_of, unread
+from seektune.data.formats.dataset_info import expand
 from seektune.data.ledger import EXAMPLES, Account, Ledger
 from seektune.data.prepared import ROWS, RowTable, Writer
 from seektune.data.records import Bad, Dropped, Record, escaped
-from seektune.data.sources import describe, files_of, read
+from seektune.data.sources.files import describe, files_of, read
 from seektune.errors import DataError
 from seektune.types import Row
 

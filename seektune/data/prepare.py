@@ -16,21 +16,21 @@ from typing import Any, cast
 import numpy as np
 
 from seektune.config.data import DataConfig
-from seektune.data.asked import asked_texts
 from seektune.data.batches import Batches
-from seektune.data.dedup import Index
+from seektune.data.duplicates.index import Index
 from seektune.data.fates import Fates, decide
 from seektune.data.fingerprint import fingerprint
 from seektune.data.gather import Gathered, Gatherer
 from seektune.data.ledger import Account, Ledger, check_quality
-from seektune.data.lengths import costliest, percentiles
-from seektune.data.lint import template_differs
-from seektune.data.match import match
-from seektune.data.negatives import Counts, negatives
+from seektune.data.negatives.make import Counts, negatives
 from seektune.data.prepared import Chosen, RowTable, SampleTable, dump_row
-from seektune.data.profile import Profile
+from seektune.data.profile.asked import asked_texts
+from seektune.data.profile.counts import Profile
+from seektune.data.profile.match import match
 from seektune.data.samples import Tokeniser, marked, shown
 from seektune.data.split import question_key
+from seektune.data.templates.lengths import costliest, percentiles
+from seektune.data.templates.lint import template_differs
 from seektune.errors import DataError
 from seektune.runlog import write_json, write_text
 from seektune.types import Chat, Example, Row

@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from seektune.config.data import SourceConfig
-from seektune.data.dataset_info import expand
-from seektune.data.formats import FORMATS, LOOKS_AHEAD, converter, detect, dress, label_of
+from seektune.data.formats.convert import FORMATS, LOOKS_AHEAD, converter, detect, dress, label_of
+from seektune.data.formats.dataset_info import expand
 from seektune.data.records import Bad, Record
-from seektune.data.sources import read
+from seektune.data.sources.files import read
 from seektune.errors import DataError
 from seektune.types import Example
 

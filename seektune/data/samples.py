@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seektune.config.data import DataConfig
-from seektune.data.formats import dress
+from seektune.data.formats.convert import dress
 from seektune.data.gather import Gathered, kind_of
 from seektune.data.ledger import Ledger, Reason
-from seektune.data.lengths import fit, frame_of
-from seektune.data.lint import linter
 from seektune.data.prepared import ROWS, SAMPLES, Writer, dump_row, load_row
-from seektune.data.profile import Profile
+from seektune.data.profile.counts import Profile
 from seektune.data.records import Bad, Dropped, escaped
-from seektune.data.templates import sampler
+from seektune.data.templates.lengths import fit, frame_of
+from seektune.data.templates.lint import linter
+from seektune.data.templates.render import sampler
 from seektune.errors import DataError
 from seektune.types import IGNORE, Chat, Example, Row, Sample
 

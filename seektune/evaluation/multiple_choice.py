@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seektune.data.batches import collate
 from seektune.data.packing import best_fit
-from seektune.data.templates import turn_ids
+from seektune.data.templates.render import turn_ids
 from seektune.errors import DataError
 from seektune.models.forward import hidden_states
 from seektune.models.load import Loaded

@@ -11,7 +11,7 @@ from typing import Any, cast, overload
 import torch
 
 from seektune.adapters.attach import Wrapper, active_adapter, adapters, at_work, wrappers_of
-from seektune.data.templates import prompt_ids
+from seektune.data.templates.render import prompt_ids
 from seektune.errors import AdapterError, ConfigError, ModelError
 from seektune.generation.sampling import next_token
 from seektune.generation.streaming import decode, text_pieces

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from seektune.data.templates import TEMPLATES
+from seektune.data.templates.render import TEMPLATES
 from seektune.errors import ModelError
 from seektune.models.cast import cast
 from seektune.models.families import Family, family_of

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seektune.config.data import DataConfig
 from seektune.config.section import validated
-from seektune.data.dedup import Index
+from seektune.data.duplicates.index import Index
 from seektune.data.fates import Fates, decide
 from seektune.data.gather import Gathered
 from seektune.data.ledger import Account, Ledger

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from seektune.data.questions import QA_INSTRUCTION
+from seektune.data.formats.questions import QA_INSTRUCTION
 from seektune.data.reading import read_records
 from seektune.errors import DataError
 from seektune.types import Message

@@ -13,9 +13,9 @@ from seektune.config.section import validated
 from seektune.data.gather import Gathered
 from seektune.data.ledger import Account, Ledger
 from seektune.data.prepared import ROWS, RowTable, SampleTable, Writer
-from seektune.data.profile import Profile
+from seektune.data.profile.counts import Profile
 from seektune.data.samples import Tokeniser, shown, sides_of
-from seektune.data.templates import to_sample
+from seektune.data.templates.render import to_sample
 from seektune.types import Example, Message, Pair, Row
 
 ASKED = (Message("user", "为什么？"),)

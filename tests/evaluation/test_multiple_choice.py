@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.data.reading import read_records
-from seektune.data.templates import turn_ids
+from seektune.data.templates.render import turn_ids
 from seektune.errors import DataError
 from seektune.evaluation import multiple_choice
 from seektune.evaluation.multiple_choice import calibrated, option_scores, shortest_prefixes

@@ -7,7 +7,7 @@ import torch
 
 from seektune.adapters.attach import activate, active_adapter, attach
 from seektune.config.adapter import AdapterSpec
-from seektune.data.templates import prompt_ids
+from seektune.data.templates.render import prompt_ids
 from seektune.errors import AdapterError, ConfigError, ModelError
 from seektune.generation.generate import encode_prompt, generate, stop_ids, stream
 from seektune.models.load import Loaded, load_model

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from seektune.data.templates import TEMPLATES
+from seektune.data.templates.render import TEMPLATES
 from seektune.generation.streaming import decode, text_pieces
 from seektune.models.tiny import byte_tokenizer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seektune.data.templates import prompt_ids
+from seektune.data.templates.render import prompt_ids
 from seektune.errors import ModelError
 from seektune.models.chat import load_chat
 from seektune.models.load import load_model

@@ -5,7 +5,7 @@ import re
 import pytest
 from torch import nn
 
-from seektune.data.templates import TEMPLATES
+from seektune.data.templates.render import TEMPLATES
 from seektune.errors import ModelError
 from seektune.models.families import FAMILIES, GROUPS, family_of
 from seektune.models.tiny import TINY, tiny_model
