@@ -244,7 +244,7 @@ class Repeated:
     def __len__(self) -> int:
         return 1
 
-    def epoch(self, index: int) -> Iterator[Any]:
+    def epoch(self, index: int, start: int = 0) -> Iterator[Any]:
         """The batch."""
         yield self.batch
 

@@ -118,8 +118,8 @@ class BatchSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """The batches of epoch `index`, in order."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `index` in order, from position `start` on."""
         ...
 
 

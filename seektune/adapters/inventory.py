@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,9 @@ from seektune.models.families import GROUPS
 from seektune.models.load import Loaded
 from seektune.models.sites import Site, all_sites
 from seektune.types import Inventory, InventoryRow
+
+_CARRIED = ("gradients", "first_update")
+"""Checks that a resumed run takes over as passed."""
 
 
 def inventory(loaded: Loaded) -> Inventory:
@@ -70,6 +74,7 @@ class Gate:
         self._router = _router_tensors(loaded)
         self._digests = {key: sha256(tensor) for key, tensor in self._router.items()}
         self._checksums = checksums(self._frozen())
+        self._base = hashlib.sha256(repr([self._digests, self._checksums]).encode()).hexdigest()
         self._before: dict[str, int] = {}
         self._with_gradient: set[str] = set()
 
@@ -109,6 +114,29 @@ class Gate:
         problems += self._moved_router() + self._moved_frozen()
         self._note(first_update=not problems)
         _raise("after the first update", problems)
+
+    def record(self) -> dict[str, Any]:
+        """What the gate of a resumed run must know, as JSON values: the base, what passed, what was used."""
+        return {
+            "base": self._base,
+            "passed": {key: self.inventory.checks[key] for key in _CARRIED},
+            "used": {site: _used(delta) for site, delta in self._deltas.items()},
+        }
+
+    def resume(self, record: Mapping[str, Any]) -> None:
+        """Go on where the gate that made `record` stopped; what has passed is not asked again.
+
+        Late in a run a gradient may vanish and an update may be lost in rounding by right, so a second
+        first step proves nothing. Raises GateError when the base is not the one the run began with.
+        """
+        if record["base"] != self._base:
+            raise GateError(
+                "the base is not the one the run began with: its frozen weights differ from those that the "
+                "checkpoint was trained on; load the same base in the same dtype, or start again"
+            )
+        self._note(**{key: record["passed"][key] for key in _CARRIED})
+        for site, delta in self._deltas.items():
+            _mark_used(delta, record["used"].get(site, []))
 
     def finish(self) -> Inventory:
         """The proofs at the end, also of a run that died: nothing frozen moved, no group went unused."""
@@ -201,6 +229,21 @@ def _clear_record(delta: Delta) -> None:
         delta.ran = False
     else:
         delta.reached = None
+
+
+def _used(delta: Delta) -> list[int]:
+    """Indices of the experts that took part; of a linear [0] when it ran."""
+    if isinstance(delta, LowRank):
+        return [0] if delta.ran else []
+    return [] if delta.reached is None else delta.reached.nonzero().flatten().tolist()
+
+
+def _mark_used(delta: Delta, used: Sequence[int]) -> None:
+    if isinstance(delta, LowRank):
+        delta.ran = bool(used)
+        return
+    delta.reached = torch.zeros(delta.slots.shape[0] + 1, dtype=torch.bool, device=delta.slots.device)
+    delta.reached[list(used)] = True
 
 
 def _took_part(delta: Delta) -> bool:

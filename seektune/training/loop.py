@@ -19,14 +19,17 @@ from seektune.errors import TrainingError
 from seektune.models.load import Loaded
 from seektune.runlog import write_json
 from seektune.training.schedule import planned_steps
+from seektune.training.state import State
 from seektune.training.trainer import Trainer
-from seektune.training.window import windows
+from seektune.training.window import Window, windows
 from seektune.training.world import world
 from seektune.types import BatchSource, StepMetrics
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT = TrainingConfig()
+
+Steps = Generator[tuple[Trainer, StepMetrics], None, None]
 
 
 def train(
@@ -47,7 +50,8 @@ def train(
     gradient_checkpointing: bool = _DEFAULT.gradient_checkpointing,
     eval_steps: int | None = _DEFAULT.eval_steps,
     seed: int = _DEFAULT.seed,
-) -> Generator[StepMetrics, None, None]:
+    resume: State | None = None,
+) -> Run:
     """Train the attached adapter; one StepMetrics per applied optimiser step.
 
     The loss is the token-weighted mean over the whole step, on all ranks. `eval_batches` are scored every
@@ -55,8 +59,12 @@ def train(
     written to `inventory.json`, also when the run dies or the iterator is closed early. Dropout depends on
     (seed, step, rank) only and leaves torch's global random state alone.
 
+    `resume` goes on after the step of that state, bit for bit as the run it was taken from would have done
+    with the same adapter attached, data and settings; the global random states are put back too.
+
     Raises ConfigError on a wrong setting, TrainingError when there is nothing to learn from or the device
-    cannot train this dtype, NonFiniteError naming the rows before anything is updated, and GateError.
+    cannot train this dtype, NonFiniteError naming the rows before anything is updated, and GateError; on
+    resuming TrainingError for another adapter or other data, GateError for another base.
     """
     settings = validated(
         TrainingConfig,
@@ -77,13 +85,41 @@ def train(
         "train",
     )
     _check(loaded, batches, eval_batches)
-    steps = _run(loaded, batches, eval_batches, Path(output_dir) if output_dir else None, settings)
+    steps = _run(loaded, batches, eval_batches, Path(output_dir) if output_dir else None, settings, resume)
     # A run still open when the interpreter exits ends before torch is taken apart, not while.
     weakref.finalize(steps, _close, weakref.ref(steps))
-    return steps
+    return Run(steps)
 
 
-def _close(reference: weakref.ref[Generator[StepMetrics, None, None]]) -> None:
+class Run:
+    """A run under way: an iterator of its steps, whose state can be taken between two of them."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._trainer: Trainer | None = None
+
+    def __iter__(self) -> Run:
+        return self
+
+    def __next__(self) -> StepMetrics:
+        self._trainer, metrics = next(self._steps)
+        return metrics
+
+    def state(self) -> State:
+        """All that the steps to come depend on, in copies; with several processes, all of them must ask.
+
+        Raises TrainingError before the first step.
+        """
+        if self._trainer is None:
+            raise TrainingError("a run has no state before its first step: iterate over it")
+        return self._trainer.state()
+
+    def close(self) -> None:
+        """End the run here; the gate's proofs run."""
+        self._steps.close()
+
+
+def _close(reference: weakref.ref[Steps]) -> None:
     if steps := reference():
         steps.close()
 
@@ -110,7 +146,8 @@ def _run(
     eval_batches: BatchSource | None,
     output_dir: Path | None,
     settings: TrainingConfig,
-) -> Generator[StepMetrics, None, None]:
+    resume: State | None,
+) -> Steps:
     total = planned_steps(
         batches,
         max_steps=settings.max_steps,
@@ -119,16 +156,37 @@ def _run(
     )
     with _gate(loaded, output_dir) as gate, _training_mode(loaded.model, settings.gradient_checkpointing):
         trainer = Trainer(loaded, gate, settings, total)
-        for window in windows(batches, settings.gradient_accumulation_steps):
-            metrics = trainer.update(window)
+        stream = windows(batches, settings.gradient_accumulation_steps)
+        if resume is not None:
+            stream = _taken_up(batches, settings.gradient_accumulation_steps, resume)
+            trainer.restore(resume)
+        while trainer.step < total:
+            metrics = trainer.update(next(stream))
             if metrics is None:
                 continue
             last = metrics.step == total
             if eval_batches and (last or metrics.step % (settings.eval_steps or total) == 0):
                 metrics = replace(metrics, eval_loss=trainer.evaluate(eval_batches))
-            yield metrics
-            if last:
-                return
+            yield trainer, metrics
+
+
+def _taken_up(batches: BatchSource, size: int, state: State) -> Iterator[Window]:
+    """The windows after the last one that `state` saw, which is read again: it must be the same.
+
+    Where the number of processes changed, only the place in the epoch can be kept.
+    """
+    data, (rank, processes) = state.values["data"], world()
+    if len(data["digests"]) != processes:
+        epoch, seen = data["after"]
+        return windows(batches, size, (epoch, seen * len(data["digests"]) // processes))
+    epoch, seen = data["start"]
+    stream = windows(batches, size, (epoch, seen))
+    if next(stream).digest() != data["digests"][rank]:
+        raise TrainingError(
+            f"the data is not what the run was trained on: the rows of step {state.step} have changed, in "
+            "content, order or grouping; bring them back, or start the run again"
+        )
+    return stream
 
 
 @contextmanager

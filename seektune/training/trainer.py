@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from seektune.adapters.inventory import Gate
@@ -18,10 +21,23 @@ from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
 from seektune.training.optim import adamw
 from seektune.training.schedule import schedule
+from seektune.training.state import (
+    State,
+    random_state,
+    restore_random_state,
+    restore_tensors,
+    surroundings,
+    tensors_of,
+)
 from seektune.training.step import TrainStep
 from seektune.training.window import Window
 from seektune.training.world import world
 from seektune.types import Batch, BatchSource, StepMetrics
+
+logger = logging.getLogger(__name__)
+
+SCHEDULE = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
+"""What a schedule of transformers carries along; the rest of it follows from the settings."""
 
 NAMED_ROWS = 8
 """Rows an error names before it only counts."""
@@ -57,6 +73,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.model.dtype == torch.float16)
         self.step = 0  # optimiser steps applied
         self.seen = 0  # windows seen; more than steps when float16 gradients overflowed
+        self.window: Window | None = None  # the last one
+        self.cpu_before = -time.process_time()  # of this rank, in earlier processes of the same run
 
     def update(self, window: Window) -> StepMetrics | None:
         """One optimiser step on `window`; None where float16 gradients overflowed and it was skipped.
@@ -80,10 +98,68 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad()
         self.seen += 1
+        self.window = window
         if not math.isfinite(grad_norm):
             return None
         seconds = time.perf_counter() - started
         return StepMetrics(self.step, window.epoch, loss, learning_rate, grad_norm, int(tokens), seconds)
+
+    def state(self) -> State:
+        """All that the steps to come depend on, in copies; every process must ask.
+
+        Raises TrainingError before the first step.
+        """
+        if self.window is None or not self.step:
+            raise TrainingError("there is no state before the first step")
+        parameters, moments, groups = tensors_of(self.module, self.optimizer.optimizer)
+        values = {
+            "step": self.step,
+            "windows": self.seen,
+            "cpu_seconds": self.cpu_before + time.process_time(),
+            "data": {
+                "epoch": self.window.epoch,
+                "start": self.window.start,
+                "after": self.window.after,
+                "digests": self._of_every_rank(self.window.digest()),
+            },
+            "groups": groups,
+            "schedule": {key: self.schedule.state_dict()[key] for key in SCHEDULE},
+            "scaler": self.scaler.state_dict(),
+            "gate": self.gate.record(),
+            "random": self._of_every_rank(random_state(self.device)),
+            "surroundings": surroundings(self.device, self.world_size),
+        }
+        return State(parameters, moments, values)
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`; the last window it saw is left to the caller, who has the data.
+
+        Says in one warning why the steps to come may differ in the last bits from those of an uninterrupted
+        run. Raises TrainingError for the state of another adapter, GateError for that of another base.
+        """
+        values = state.values
+        self.gate.resume(values["gate"])
+        restore_tensors(self.module, self.optimizer.optimizer, state)
+        self.optimizer.zero_grad()
+        functions = [None] * len(
+            self.optimizer.param_groups
+        )  # the schedule's own: a function of the settings
+        self.schedule.load_state_dict({**values["schedule"], "lr_lambdas": functions})
+        if self.scaler.is_enabled() and values["scaler"]:
+            self.scaler.load_state_dict(values["scaler"])
+        self.step, self.seen = values["step"], values["windows"]
+        self.cpu_before = values["cpu_seconds"] - time.process_time()
+        if self.rank < len(values["random"]):
+            restore_random_state(values["random"][self.rank], self.device)
+        now = surroundings(self.device, self.world_size)
+        then = values["surroundings"]
+        if changed := [
+            f"{key} {then.get(key)} → {value}" for key, value in now.items() if then.get(key) != value
+        ]:
+            logger.warning(
+                "resumed elsewhere (%s): what follows may differ from an uninterrupted run",
+                "; ".join(changed),
+            )
 
     @torch.no_grad()
     def evaluate(self, batches: BatchSource) -> float:
@@ -156,6 +232,10 @@ class Trainer:
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
         totals: list[float] = self.accelerator.reduce(sums, "sum").tolist()
         return totals
+
+    def _of_every_rank(self, value: Any) -> list[Any]:
+        values: list[Any] = gather_object([value])
+        return values
 
     def _non_finite(self, what: str, rows: Sequence[str]) -> NonFiniteError:
         where = _named(rows) if rows else "rows of another rank"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 
 from seektune.types import IGNORE, Batch, BatchSource
 
+Position = tuple[int, int]
+"""Index of an epoch and of the batch in it that comes next."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one optimiser step of this process sees; `epoch` is where the data stands after it."""
+    """What one optimiser step of this process sees; `epoch` is where the data stands after it, in epochs."""
 
     batches: tuple[Batch, ...]
     epoch: float
+    start: Position
+    after: Position
 
     @property
     def weight(self) -> float:
@@ -31,11 +37,21 @@ class Window:
         """The rows of all batches, in order."""
         return tuple(row_id for batch in self.batches for row_id in batch.row_ids)
 
+    def digest(self) -> str:
+        """A hash of what is learned from: tokens, targets, weights and boundaries."""
+        parts = hashlib.blake2b(digest_size=16)
+        for batch in self.batches:
+            for tensor in (batch.input_ids, batch.targets, batch.weights, batch.cu_seqlens):
+                parts.update(tensor.cpu().numpy().tobytes())
+        return parts.hexdigest()
 
-def windows(source: BatchSource, size: int) -> Iterator[Window]:
-    """Windows of up to `size` batches, epoch after epoch without end; none spans two epochs."""
-    for index in count():
-        epoch, seen = source.epoch(index), 0
+
+def windows(source: BatchSource, size: int, start: Position = (0, 0)) -> Iterator[Window]:
+    """Windows of up to `size` batches from `start` on, epoch after epoch; none spans two epochs."""
+    first, seen = start
+    for index in count(first):
+        epoch = source.epoch(index, seen)
         while batches := tuple(islice(epoch, size)):
-            seen += len(batches)
-            yield Window(batches, index + seen / len(source))
+            before, seen = seen, seen + len(batches)
+            yield Window(batches, index + seen / len(source), (index, before), (index, seen))
+        seen = 0

@@ -352,3 +352,33 @@ def test_checkpointed_layers_are_seen_by_the_gate(adapted: Build, rows: Tensor) 
     assert _routed(run).reached_rows().any()
     with pytest.raises(GateError, match=f"{ATTENTION}.lora_B has no gradient"):
         run.gate.after_backward()
+
+
+def test_a_record_carries_what_passed_and_what_was_used(run: Run, adapted: Build, rows: Tensor) -> None:
+    run.step()
+    record = json.loads(json.dumps(run.gate.record()))
+    finished = run.gate.finish().checks
+    later = Gate(adapted("deepseek_v3", target_modules=["attention", "shared", "routed"]))
+    later.resume(record)
+    assert later.record() == record
+    later.after_backward()  # nothing ran in this process, and it is not asked again
+    assert later.finish().checks == finished
+
+
+def test_a_record_from_before_the_first_update_leaves_that_check_to_come(run: Run, adapted: Build) -> None:
+    later = Run(adapted("deepseek_v3", target_modules=["attention", "shared", "routed"]), run.rows)
+    later.gate.resume(run.gate.record())
+    assert later.gate.inventory.checks["gradients"] is None
+    later.step()
+    assert later.gate.inventory.checks["first_update"] is True
+
+
+@pytest.mark.parametrize("which", ["model.norm.weight", "model.layers.1.mlp.gate.e_score_correction_bias"])
+def test_a_record_of_another_base_is_refused(which: str, run: Run, adapted: Build) -> None:
+    run.step()
+    record = run.gate.record()
+    other = adapted("deepseek_v3", target_modules=["attention", "shared", "routed"])
+    tensors = dict(other.model.named_parameters()) | dict(other.model.named_buffers())
+    tensors[which].data.view(-1)[0] += 1
+    with pytest.raises(GateError, match="the base is not the one the run began with"):
+        Gate(other).resume(record)

@@ -26,9 +26,9 @@ class Rows:
     def __len__(self) -> int:
         return math.ceil(len(self.samples) / self.group)
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        for start in range(0, len(self.samples), self.group):
-            yield collate(self.samples[start : start + self.group])
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        for first in range(start * self.group, len(self.samples), self.group):
+            yield collate(self.samples[first : first + self.group])
 
     def grouped(self, group: int) -> Rows:
         return Rows(self.samples, group)

@@ -4,9 +4,12 @@ import inspect
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,13 @@ import pytest
 import torch
 
 from seektune.config.training import TrainingConfig
+from seektune.data.batches import Batches
 from seektune.errors import ConfigError, GateError, NonFiniteError, TrainingError
 from seektune.models.load import Loaded, load_model
 from seektune.models.tiny import TINY
-from seektune.training.loop import train
+from seektune.training import checkpoint
+from seektune.training.loop import Run, train
+from seektune.training.state import State
 from seektune.types import StepMetrics
 
 Adapted = Callable[..., Loaded]
@@ -254,3 +260,138 @@ def test_two_processes_train_what_one_does(rows: Any, tmp_path: Path) -> None:
         assert together == pytest.approx(alone, rel=1e-5)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-4, abs=1e-5)
     assert check_file(tmp_path / "two")["first_update"] is True
+
+
+def lines_of(steps: Any) -> list[StepMetrics]:
+    """What must not differ between two runs of the same thing: all but wall times."""
+    return [replace(step, seconds=0.0) for step in steps]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_interrupted_at_any_step_ends_bit_for_bit_as_the_uninterrupted_one(
+    dtype: str, rows: Any, adapted: Adapted, tmp_path: Path
+) -> None:
+    """Dropout, routed experts, packing, two batches a step, a warm-up, an epoch's short last step."""
+
+    def start(folder: str, resume: State | None = None) -> tuple[Loaded, Run]:
+        loaded = adapted(
+            "tiny/deepseek_v3", dtype=dtype, target_modules=["attention", "routed"], lora_dropout=0.2
+        )
+        packed = Batches(samples=rows.samples, pack_tokens=36, seed=3)
+        run = train(
+            loaded,
+            packed,
+            eval_batches=rows.grouped(4),
+            max_steps=6,
+            warmup_steps=1,
+            learning_rate=1e-2,
+            gradient_accumulation_steps=2,
+            eval_steps=2,
+            output_dir=tmp_path / folder,
+            resume=resume,
+        )
+        return loaded, run
+
+    whole, run = start("whole")
+    expected = lines_of(run)
+    assert [round(line.epoch, 2) for line in expected] == [0.4, 0.8, 1.0, 1.4, 1.8, 2.0]
+    for stop in range(1, 7):
+        _, interrupted = start("interrupted")
+        before = lines_of(islice(interrupted, stop))
+        folder = checkpoint.write(interrupted.state(), tmp_path / "checkpoints")
+        interrupted.close()
+        torch.rand(stop), random.random()  # another process begins with other random states
+        loaded, resumed = start("resumed", checkpoint.read(folder))
+        assert before + lines_of(resumed) == expected
+        torch.testing.assert_close(trained(loaded), trained(whole), rtol=0, atol=0)
+        assert check_file(tmp_path / "resumed") == check_file(tmp_path / "whole")
+
+
+def test_a_resumed_run_can_be_interrupted_again(rows: Any, adapted: Adapted) -> None:
+    def start(resume: State | None = None) -> tuple[Loaded, Run]:
+        loaded = adapted(lora_dropout=0.2)
+        return loaded, train(loaded, rows.grouped(3), max_steps=5, learning_rate=1e-2, resume=resume)
+
+    whole, run = start()
+    expected = lines_of(run)
+    loaded, run = start()
+    seen = lines_of(islice(run, 1))
+    while len(seen) < 5:
+        loaded, run = start(run.state())
+        seen += lines_of(islice(run, 1))
+    assert seen == expected
+    torch.testing.assert_close(trained(loaded), trained(whole), rtol=0, atol=0)
+
+
+def test_a_state_taken_twice_is_the_same_and_taking_it_changes_nothing(rows: Any, adapted: Adapted) -> None:
+    run = train(adapted(), rows.grouped(4), max_steps=4)
+    plain = train(adapted(), rows.grouped(4), max_steps=4)
+    for step, other in zip(run, plain, strict=True):
+        first, second = run.state(), run.state()
+        assert first.step == step.step
+        torch.testing.assert_close(dict(first.optimizer), dict(second.optimizer), rtol=0, atol=0)
+        assert replace(step, seconds=0.0) == replace(other, seconds=0.0)
+
+
+def test_there_is_no_state_before_the_first_step(rows: Any, adapted: Adapted) -> None:
+    with pytest.raises(TrainingError, match="no state before its first step"):
+        train(adapted(), rows).state()
+
+
+def interrupted(loaded: Loaded, batches: Any, **settings: Any) -> State:
+    run = train(loaded, batches, max_steps=4, **settings)
+    next(run)
+    state = run.state()
+    run.close()
+    return state
+
+
+def test_other_data_is_refused_on_resuming(rows: Any, adapted: Adapted) -> None:
+    state = interrupted(adapted(), rows.grouped(2))
+    for other in (rows.grouped(4), type(rows)(rows.samples[::-1], 2), type(rows)(rows.samples[1:], 2)):
+        with pytest.raises(TrainingError, match=r"the rows of step 1 have changed"):
+            next(train(adapted(), other, max_steps=4, resume=state))
+
+
+def test_another_base_is_refused_on_resuming_and_the_inventory_says_nothing_wrong(
+    rows: Any, adapted: Adapted, tmp_path: Path
+) -> None:
+    state = interrupted(adapted(), rows.grouped(2))
+    other = adapted()
+    other.model.model.norm.weight.data[0] += 1e-3
+    with pytest.raises(GateError, match="the base is not the one the run began with"):
+        next(train(other, rows.grouped(2), max_steps=4, resume=state, output_dir=tmp_path))
+    assert check_file(tmp_path)["frozen_unchanged"] is True
+
+
+def test_what_was_used_before_an_interruption_counts_at_the_end(
+    rows: Any, adapted: Adapted, tmp_path: Path
+) -> None:
+    """The last run of the process sees no token of some experts; the whole run did."""
+    settings = {"max_steps": 4, "output_dir": tmp_path}
+    first = adapted("tiny/deepseek_v3", target_modules=["routed"])
+    run = train(first, rows.grouped(8), **settings)
+    list(islice(run, 4))
+    state = run.state()
+    run.close()
+    never_hit = check_file(tmp_path)["experts_never_hit"]
+    list(
+        train(
+            adapted("tiny/deepseek_v3", target_modules=["routed"]), rows.grouped(8), resume=state, **settings
+        )
+    )
+    assert check_file(tmp_path)["experts_never_hit"] == never_hit
+    assert check_file(tmp_path)["unused_groups"] == []
+
+
+def test_a_difference_of_the_machine_is_one_named_warning(
+    rows: Any, adapted: Adapted, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = interrupted(adapted(), rows.grouped(2))
+    elsewhere = state.values["surroundings"] | {"threads": 77, "torch": "1.0"}
+    moved = replace(state, values={**state.values, "surroundings": elsewhere})
+    list(train(adapted(), rows.grouped(2), max_steps=4, resume=state))
+    assert not [record for record in caplog.records if "resumed" in record.getMessage()]
+    list(train(adapted(), rows.grouped(2), max_steps=4, resume=moved))
+    (line,) = [record.getMessage() for record in caplog.records if "resumed" in record.getMessage()]
+    assert f"threads 77 → {torch.get_num_threads()}; torch 1.0 → {torch.__version__}" in line

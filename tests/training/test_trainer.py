@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -225,6 +227,37 @@ def test_a_gradient_that_overflows_without_any_scale_is_an_error(rows: Any, adap
     assert trainer.update(window) is None
     with pytest.raises(NonFiniteError, match="the gradient is not finite"):
         trainer.update(window)
+
+
+def test_the_loss_scale_and_skipped_windows_are_carried_along(rows: Any, adapted: Adapted) -> None:
+    """Dropout follows the windows seen, which are more than the steps where one was skipped."""
+
+    def scaled(loaded: Loaded) -> Trainer:
+        trainer = trainer_of(loaded, learning_rate=1e-2)
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        return trainer
+
+    first = adapted(lora_dropout=0.3)
+    overflow(first, 1)
+    trainer, stream = scaled(first), windows(rows.grouped(2), 1)
+    done = [trainer.update(window) for window in islice(stream, 2)]
+    assert [metrics is None for metrics in done] == [True, False]
+    state = trainer.state()
+    expected = [trainer.update(window) for window in islice(stream, 2)]
+
+    second = adapted(lora_dropout=0.3)
+    again = scaled(second)
+    again.restore(state)
+    assert again.scaler.state_dict() == state.values["scaler"]
+    assert (again.scaler.get_scale(), again.step, again.seen) == (512, 1, 2)
+    later = windows(rows.grouped(2), 1, state.values["data"]["after"])
+    seen = [again.update(window) for window in islice(later, 2)]
+    for metrics, other in zip(seen, expected, strict=True):
+        assert metrics is not None
+        assert other is not None
+        assert replace(metrics, seconds=0) == replace(other, seconds=0)
+    assert again.scaler.get_scale() == trainer.scaler.get_scale() == 1024
+    assert torch.equal(trained(second), trained(first))
 
 
 @pytest.mark.gpu
