@@ -70,9 +70,9 @@ def canonical(text: str) -> str:
     """A comparison text in which equal questions are equal: options without letters and sorted."""
     if "\n" not in text:
         return text
-    asked, *rest = re.split(rf"(?=[{ANSWERS}{IMAGES}])", text, maxsplit=1)
+    asked = text.partition(IMAGES)[0].partition(ANSWERS)[0]
     question, *options = asked.split("\n")
-    return " ".join([question, *sorted(map(_unlettered, options))]) + "".join(rest).replace("\n", " ")
+    return " ".join([question, *sorted(map(_unlettered, options))]) + text[len(asked) :].replace("\n", " ")
 
 
 def alike(left: str, right: str, cutoff: float, common: Common | None = None) -> float:

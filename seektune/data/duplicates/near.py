@@ -24,7 +24,7 @@ CROWD = 16
 ACROSS = 8
 NEIGHBOURS = 2
 PAIRS_AT_ONCE = 1 << 15
-PARTS = 256
+PARTS, LEAST_ROWS = 256, 1 << 12  # files of waiting pairs, and how many rows one is for
 SHARED = ((SAMPLE, 1), (4 * SAMPLE, 2))
 """Fingerprints that a pair must share: (texts up to so many characters, so many); longer ones LONG_SHARED."""
 
@@ -139,7 +139,7 @@ def _possible(left: Signatures, right: Signatures, pairs: Ints, similarity: floa
 
 def _spill(folder: Path, pairs: Ints, rows: int) -> None:
     """Append pairs to the file of their left row's range."""
-    part = pairs[:, 0] * PARTS // max(rows, 1)
+    part = pairs[:, 0] // max(LEAST_ROWS, -(-rows // PARTS))
     order = np.argsort(part, kind="stable")
     ends = np.cumsum(np.bincount(part, minlength=PARTS))
     keys = (pairs[order, 0] << 32 | pairs[order, 1]).astype(np.uint64)

@@ -38,7 +38,7 @@ def question(fields: Fields) -> Example:
 
 def instruction(asked: str, several: bool = False) -> str:
     """How to answer, said in the question's language."""
-    if _HAN.search(asked):
+    if not asked.isascii() and _HAN.search(asked):
         return QA_CHINESE_SEVERAL if several else QA_CHINESE
     return QA_SEVERAL if several else QA_INSTRUCTION
 
