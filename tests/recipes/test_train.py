@@ -63,7 +63,7 @@ def test_rows_over_the_length_limit_are_counted_and_named(tmp_path: Path) -> Non
     page = io.StringIO()
     config = tiny_config(tmp_path, data={"train": [str(rows)], "max_length": 200})
     train.run(config, console=Console(file=page, width=200))
-    assert "dropped: 1 too long (in run/data/dropped.jsonl)" in page.getvalue()
+    assert f"dropped: 1 too long (in {config.output_dir / 'data/dropped.jsonl'})" in page.getvalue()
     (left_out,) = (config.output_dir / "data/dropped.jsonl").read_text().splitlines()
     assert "rows.jsonl:9" in left_out
 
