@@ -21,6 +21,12 @@ app = typer.Typer(
 ConfigFile = Annotated[Path, typer.Argument(help="YAML configuration; `seektune init NAME` writes one.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, e.g. training.learning_rate=1e-4")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run already in output_dir.")]
+Resume = Annotated[
+    str,
+    typer.Option(
+        "--resume", help="auto: from the newest whole checkpoint; never: start again; or a checkpoint folder."
+    ),
+]
 Model = Annotated[str, typer.Argument(help="A run folder, a model folder, a hub id, or tiny/deepseek_v3.")]
 Adapter = Annotated[
     list[Path] | None, typer.Option("--adapter", help="Adapter folder; may be given several times.")
@@ -66,12 +72,14 @@ def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def train(config: ConfigFile, overrides: Overrides = None, overwrite: Overwrite = False) -> None:
+def train(
+    config: ConfigFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = "auto"
+) -> None:
     """Train an adapter, prove what trained, evaluate it and write a report."""
     from seektune.config.run import load_config
     from seektune.recipes import train as recipe
 
-    recipe.run(load_config(config, overrides or ()), overwrite=overwrite)
+    recipe.run(load_config(config, overrides or ()), overwrite=overwrite, resume=resume)
 
 
 @app.command()

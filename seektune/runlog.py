@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,26 @@ def read(path: Path | str) -> tuple[StepMetrics, ...]:
 
     Raises TrainingError naming file and line of anything else that is not a step.
     """
-    steps = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+    return tuple(metrics for _, metrics in _lines(Path(path)))
+
+
+def cut(path: Path | str, step: int) -> None:
+    """Leave the steps up to `step` in a `metrics.jsonl`: what came after the checkpoint comes again."""
+    path = Path(path)
+    if path.exists():
+        write_text(path, "".join(line for line, metrics in _lines(path) if metrics.step <= step))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, StepMetrics]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
-            break
+            return
         try:
             fields = json.loads(line)
             fields.pop("tokens_per_second")
-            steps.append(StepMetrics(**fields))
+            yield line, StepMetrics(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TrainingError(f"{path}:{number} is not a training step: {error}") from None
-    return tuple(steps)
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.errors import TrainingError
-from seektune.runlog import append, read, write_json
+from seektune.runlog import append, cut, read, write_json
 from seektune.types import StepMetrics
 
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
@@ -71,3 +72,20 @@ def test_a_json_file_is_replaced_whole_and_survives_a_value_that_cannot_be_writt
     with pytest.raises(TypeError):
         write_json(path, {"组": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"组": [1, 2]}
+
+
+def test_a_log_is_cut_back_to_a_step_and_its_other_lines_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    cut(path, 3)
+    assert not path.exists()
+    for step in range(1, 6):
+        append(path, replace(STEP, step=step))
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines) + lines[0][:9])
+    cut(path, 5)
+    assert path.read_text() == "".join(lines)
+    cut(path, 3)
+    assert path.read_text() == "".join(lines[:3])
+    path.write_text("{}\n")
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl:1 is not a training step"):
+        cut(path, 3)

@@ -30,7 +30,8 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     seed: int = 42
     logging_steps: int = Field(10, gt=0)
-    save_steps: int = Field(500, gt=0)  # an adapter snapshot in checkpoints/step-N
+    save_steps: int = Field(500, gt=0)  # a checkpoint in checkpoints/step-N, to resume from
+    save_total_limit: int = Field(3, gt=0)  # the newest that are kept; the best by eval loss besides
     eval_steps: int | None = Field(None, gt=0)  # none: once, at the end
     report_to: Literal["none"] = "none"
 

@@ -51,7 +51,8 @@ training:
   gradient_checkpointing: false
   seed: 42
   logging_steps: 10
-  save_steps: 500
+  save_steps: 500            # checkpoints to resume from: the same command goes on where it stopped
+  save_total_limit: 3        # the newest are kept, and the best by eval loss
   # eval_steps: 100          # otherwise once, at the end
 """
 

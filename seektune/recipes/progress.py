@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -12,7 +12,7 @@ from seektune.types import StepMetrics
 
 def track(
     steps: Iterable[StepMetrics], total: int, *, console: Console, logging_steps: int
-) -> Iterator[StepMetrics]:
+) -> Generator[StepMetrics, None, None]:
     """Yield every step and show it: loss, tokens per second, time left.
 
     In a terminal one bar moves; elsewhere a line appears for the first step, every `logging_steps`-th, the
@@ -40,7 +40,9 @@ def _measured(steps: Iterable[StepMetrics], total: int) -> Iterator[tuple[StepMe
         yield metrics, describe(metrics, tokens / max(seconds, 1e-9), left)
 
 
-def _bar(steps: Iterable[tuple[StepMetrics, str]], total: int, console: Console) -> Iterator[StepMetrics]:
+def _bar(
+    steps: Iterable[tuple[StepMetrics, str]], total: int, console: Console
+) -> Generator[StepMetrics, None, None]:
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"))
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=total, now="first step …")
@@ -51,7 +53,7 @@ def _bar(steps: Iterable[tuple[StepMetrics, str]], total: int, console: Console)
 
 def _lines(
     steps: Iterable[tuple[StepMetrics, str]], total: int, console: Console, logging_steps: int
-) -> Iterator[StepMetrics]:
+) -> Generator[StepMetrics, None, None]:
     for metrics, now in steps:
         due = metrics.step in (1, total) or metrics.step % logging_steps == 0
         if due or metrics.eval_loss is not None:

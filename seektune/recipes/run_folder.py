@@ -5,30 +5,46 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from seektune.config.run import RunConfig, dump_config, load_config, resolved
-from seektune.errors import ConfigError
-from seektune.runlog import write_json
+from seektune.errors import ConfigError, TrainingError
+from seektune.runlog import cut, write_json
+from seektune.training.checkpoint import folders, newest, read
+from seektune.training.state import State
 
 FILES = ("run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "evaluation.json", "report.html")
 FOLDERS = ("checkpoints", "adapter")  # data/ is made anew by whoever needs other data
 REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "numpy")
 
 
-def open_run(config: RunConfig, *, overwrite: bool = False) -> bool:
-    """Make `config.output_dir` ready; False when this very run is already finished there.
+@dataclass(frozen=True)
+class Opened:
+    """What a run folder holds of the run: all of it, a state to go on from, or nothing yet."""
 
-    Raises ConfigError listing the keys in which a run already there differs. A run that ended before its
+    finished: bool = False
+    state: State | None = None
+    passed: tuple[str, ...] = ()  # newer checkpoints that cannot be used, with the reasons
+
+
+def open_run(config: RunConfig, *, overwrite: bool = False, resume: str = "auto") -> Opened:
+    """Make `config.output_dir` ready for the run, or for what is left of it.
+
+    A run that was begun goes on from the newest checkpoint that verifies (`resume` auto), from the one that
+    `resume` names, or starts again (never). Raises ConfigError listing the keys in which a run already
+    there differs, TrainingError when it has checkpoints and none can be used. A run that ended before its
     first step (a misspelt target, say) holds nothing to lose and makes way.
     """
     folder = config.output_dir
     if overwrite:
         clear(folder)
     recorded = folder / "run.yaml"
+    state: State | None = None
+    passed: tuple[str, ...] = ()
     if recorded.exists():
         changed = changed_keys(load_config(recorded), config)
         if changed and (folder / "metrics.jsonl").exists():
@@ -37,12 +53,36 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> bool:
                 f"{folder} holds another run; --overwrite replaces it. What differs:\n  {listed}"
             )
         if not changed and is_finished(folder):
-            return False
-        clear(folder)  # begun and not finished: nothing in it can be continued yet
+            return Opened(finished=True)
+        if not changed:
+            state, passed = to_resume(folder, resume)
+    if state is not None:
+        cut(folder / "metrics.jsonl", state.step)
+        return Opened(state=state, passed=passed)
+    if resume not in ("auto", "never"):
+        raise ConfigError(f"--resume {resume}: {folder} holds no run that could go on")
+    clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recorded.write_text(dump_config(config), encoding="utf-8")
     write_json(folder / "environment.json", environment())
-    return True
+    return Opened()
+
+
+def to_resume(folder: Path, resume: str) -> tuple[State | None, tuple[str, ...]]:
+    """The state that `resume` (auto, never or a checkpoint folder) asks for, and what was passed over."""
+    root = folder / "checkpoints"
+    if resume == "never":
+        return None, ()
+    if resume == "auto":
+        state, passed = newest(root)
+        if passed and state is None:
+            listed = "\n  ".join(passed)
+            raise TrainingError(f"no checkpoint can be used; --resume never starts again:\n  {listed}")
+        return state, tuple(passed)
+    if Path(resume).resolve().parent != root.resolve():
+        names = ", ".join(str(path) for path in folders(root)) or "none yet"
+        raise ConfigError(f"--resume {resume} is no checkpoint of this run; it has: {names}")
+    return read(Path(resume)), ()
 
 
 def is_finished(folder: Path) -> bool:

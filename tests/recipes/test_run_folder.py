@@ -9,8 +9,12 @@ import pytest
 
 from seektune.config.run import RunConfig, load_config
 from seektune.config.section import validated
-from seektune.errors import ConfigError
+from seektune.errors import ConfigError, TrainingError
 from seektune.recipes import run_folder
+from seektune.runlog import append
+from seektune.training.checkpoint import write
+from seektune.training.state import State
+from seektune.types import StepMetrics
 
 
 def config_in(folder: Path, **training: object) -> RunConfig:
@@ -31,7 +35,7 @@ def finish(config: RunConfig) -> None:
 
 def test_a_new_run_records_its_configuration_and_environment(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    assert run_folder.open_run(config)
+    assert run_folder.open_run(config) == run_folder.Opened()
     assert load_config(config.output_dir / "run.yaml").training == config.training
     recorded = json.loads((config.output_dir / "environment.json").read_text())
     assert recorded["versions"]["torch"]
@@ -41,15 +45,72 @@ def test_a_finished_run_is_recognised(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     run_folder.open_run(config)
     finish(config)
-    assert not run_folder.open_run(config)
+    for resume in ("auto", "never"):
+        assert run_folder.open_run(config, resume=resume) == run_folder.Opened(finished=True)
 
 
-def test_a_run_that_died_starts_again_from_nothing(tmp_path: Path) -> None:
-    config = config_in(tmp_path)
+def begun(config: RunConfig, *checkpoints: int) -> Path:
+    """A run that died after five steps; its checkpoints' folder."""
     run_folder.open_run(config)
-    (config.output_dir / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert run_folder.open_run(config)
+    for step in range(1, 6):
+        append(config.output_dir / "metrics.jsonl", StepMetrics(step, step / 5, 2.0, 1e-4, 1.0, 9, 0.1))
+    for step in checkpoints:
+        write(State({}, {}, {"step": step}), config.output_dir / "checkpoints")
+    return config.output_dir / "checkpoints"
+
+
+def steps_logged(config: RunConfig) -> int:
+    return (config.output_dir / "metrics.jsonl").read_text().count("\n")
+
+
+def test_a_run_that_died_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    root = begun(config, 2, 4)
+    created = (config.output_dir / "environment.json").read_bytes()
+    opened = run_folder.open_run(config)
+    assert opened.state is not None
+    assert (opened.state.step, opened.passed, steps_logged(config)) == (4, (), 4)
+    (root / "step-4" / "state.json").write_text("{}")
+    opened = run_folder.open_run(config)
+    assert opened.state is not None
+    assert (opened.state.step, steps_logged(config)) == (2, 2)
+    assert [line.startswith(str(root / "step-4")) for line in opened.passed] == [True]
+    assert (config.output_dir / "environment.json").read_bytes() == created
+
+
+def test_a_named_checkpoint_is_resumed_from_and_no_other_folder(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    root = begun(config, 2, 4)
+    with pytest.raises(ConfigError, match=r"is no checkpoint of this run; it has: .*step-2, .*step-4"):
+        run_folder.open_run(config, resume=str(tmp_path / "step-2"))
+    with pytest.raises(TrainingError, match=r"step-3 cannot be resumed from: manifest\.json"):
+        run_folder.open_run(config, resume=str(root / "step-3"))
+    opened = run_folder.open_run(config, resume=str(root / "step-2"))
+    assert opened.state is not None
+    assert (opened.state.step, steps_logged(config)) == (2, 2)
+    with pytest.raises(ConfigError, match="holds no run that could go on"):
+        run_folder.open_run(config_in(tmp_path / "new"), resume=str(root / "step-2"))
+
+
+@pytest.mark.parametrize(("checkpoints", "resume"), [((), "auto"), ((2, 4), "never")])
+def test_without_a_checkpoint_or_by_request_a_run_that_died_starts_again(
+    checkpoints: tuple[int, ...], resume: str, tmp_path: Path
+) -> None:
+    config = config_in(tmp_path)
+    root = begun(config, *checkpoints)
+    assert run_folder.open_run(config, resume=resume) == run_folder.Opened()
+    assert not root.exists()
     assert not (config.output_dir / "metrics.jsonl").exists()
+
+
+def test_checkpoints_of_which_none_can_be_used_are_not_thrown_away(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    root = begun(config, 2, 4)
+    for step in (2, 4):
+        (root / f"step-{step}" / "state.json").unlink()
+    with pytest.raises(TrainingError, match=r"(?s)--resume never starts again:.*step-4 .*step-2 "):
+        run_folder.open_run(config)
+    assert len(list(root.iterdir())) == 2
 
 
 def test_another_run_in_the_folder_is_an_error_naming_the_changed_keys(tmp_path: Path) -> None:
@@ -62,7 +123,7 @@ def test_another_run_in_the_folder_is_an_error_naming_the_changed_keys(tmp_path:
 
 def test_a_run_that_never_made_a_step_makes_way_for_another(tmp_path: Path) -> None:
     run_folder.open_run(config_in(tmp_path, seed=7))
-    assert run_folder.open_run(config_in(tmp_path))
+    assert run_folder.open_run(config_in(tmp_path)) == run_folder.Opened()
     assert run_folder.read_run(tmp_path / "run").training.seed == 42
 
 
@@ -71,7 +132,7 @@ def test_overwrite_replaces_a_run_and_keeps_what_is_not_its(tmp_path: Path) -> N
     run_folder.open_run(config)
     finish(config)
     (config.output_dir / "notes.txt").write_text("mine")
-    assert run_folder.open_run(config_in(tmp_path, seed=7), overwrite=True)
+    assert run_folder.open_run(config_in(tmp_path, seed=7), overwrite=True) == run_folder.Opened()
     assert (config.output_dir / "notes.txt").read_text() == "mine"
     assert not run_folder.is_finished(config.output_dir)
 

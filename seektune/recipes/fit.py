@@ -1,0 +1,82 @@
+"""The optimiser steps of `seektune train`: shown, logged, saved, and stopped in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from rich.console import Console
+
+from seektune import runlog
+from seektune.config.run import RunConfig
+from seektune.data.batches import Batches
+from seektune.data.prepare import Prepared
+from seektune.models.load import Loaded
+from seektune.recipes.interruption import interruption
+from seektune.recipes.progress import track
+from seektune.training.loop import train
+from seektune.training.saver import Saver
+from seektune.training.schedule import planned_steps
+from seektune.training.state import State
+from seektune.types import Sample
+
+NOT_FOR_THE_LOOP = {
+    *("objective", "per_device_train_batch_size", "bf16", "fp16"),
+    *("logging_steps", "save_steps", "save_total_limit", "report_to", "health"),
+}
+
+
+def fit(
+    config: RunConfig, loaded: Loaded, data: Prepared, *, state: State | None, console: Console
+) -> str | None:
+    """The steps after `state`: each is logged to metrics.jsonl, every `save_steps`-th, the last, and the best
+    so far leave a checkpoint. Returns why the last checkpoint could not be written, if so.
+    """
+    settings, folder = config.training, config.output_dir
+    rows = ragged(config, data.train)
+    held_out = ragged(config, data.held_out, shuffle=False) if len(data.held_out) else None
+    total = planned_steps(
+        rows,
+        max_steps=settings.max_steps,
+        num_train_epochs=settings.num_train_epochs,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+    )
+    run = train(
+        loaded,
+        rows,
+        eval_batches=held_out,
+        output_dir=folder,
+        resume=state,
+        **settings.model_dump(exclude=NOT_FOR_THE_LOOP),
+    )
+    shown = track(run, total, console=console, logging_steps=settings.logging_steps)
+    with (
+        interruption() as asked,
+        Saver(folder / "checkpoints", keep=settings.save_total_limit) as saver,
+        closing(run),
+        closing(shown),
+    ):
+        for metrics in shown:
+            runlog.append(folder / "metrics.jsonl", metrics)
+            saver.poll()
+            due = metrics.step == total or metrics.step % settings.save_steps == 0
+            if due or asked or saver.is_best(metrics.eval_loss):
+                saver.save(run.state(), eval_loss=metrics.eval_loss)
+            if asked:
+                break
+    if asked:
+        console.print(saver.failure or "stopped, and saved", markup=False, highlight=False)
+        console.print(f"go on with: seektune train {folder / 'run.yaml'}", markup=False, highlight=False)
+        raise SystemExit(128 + asked[0])
+    return saver.failure
+
+
+def ragged(config: RunConfig, samples: Sequence[Sample], shuffle: bool = True) -> Batches:
+    """The samples in ragged batches as the run is configured."""
+    return Batches(
+        samples=samples,
+        batch_size=config.training.per_device_train_batch_size,
+        pack_tokens=config.data.pack_tokens,
+        seed=config.training.seed,
+        shuffle=shuffle,
+    )
