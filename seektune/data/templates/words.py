@@ -9,7 +9,7 @@ lately.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, product
 from typing import Any
 
@@ -20,6 +20,7 @@ WORDS = 1 << 16
 """Words remembered; then we start anew."""
 
 LONGEST = 16  # characters of a word worth remembering
+TOGETHER = 64  # new words in one text: asking for one alone costs twice as much
 
 _CUT = re.compile(r" (?<=[!-~] )(?=[!-~])")
 _SIGNS = [chr(code) for code in range(ord("!"), ord("~") + 1)]
@@ -34,16 +35,16 @@ def word_encoder(backend: Any) -> Words | None:
     if not _begins_words_at_cuts(backend):
         return None
     known: dict[str, list[int]] = {}
+    between = _separator(backend)
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         split = [_CUT.split(text) for text in texts]
         openings = [words.pop(0) for words in split]
         new = list(set[str]().union(*split).difference(known))
-        asked = backend.encode_batch_fast([*openings, *map(" ".__add__, new)], add_special_tokens=False)
-        known.update(zip(new, (encoding.ids for encoding in asked[len(openings) :]), strict=True))
+        known.update(zip(new, _each(backend, [f" {word}" for word in new], between), strict=True))
         found = [
-            list(chain(opening.ids, chain.from_iterable(map(known.__getitem__, words))))
-            for opening, words in zip(asked, split, strict=False)
+            list(chain(opening, chain.from_iterable(map(known.__getitem__, words))))
+            for opening, words in zip(_ids(backend, openings), split, strict=True)
         ]
         for word in new:
             if len(word) > LONGEST:
@@ -53,6 +54,33 @@ def word_encoder(backend: Any) -> Words | None:
         return found
 
     return encode
+
+
+def _ids(backend: Any, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _each(backend: Any, words: list[str], between: tuple[int, str] | None) -> Iterator[list[int]]:
+    """The ids of each word: many words are asked for in one text, with a control token between them."""
+    if between is None:
+        yield from _ids(backend, words)
+        return
+    token, name = between
+    groups = [words[at : at + TOGETHER] for at in range(0, len(words), TOGETHER)]
+    for group, ids in zip(groups, _ids(backend, list(map(name.join, groups))), strict=True):
+        if ids.count(token) != len(group) - 1:  # a word holds the control token itself
+            yield from _ids(backend, group)
+            continue
+        start = 0
+        for end in (*(at for at, one in enumerate(ids) if one == token), len(ids)):
+            yield ids[start:end]
+            start = end + 1
+
+
+def _separator(backend: Any) -> tuple[int, str] | None:
+    """The last control token, which is cut out of a text before anything else."""
+    added = backend.get_added_tokens_decoder().items()
+    return max(((number, token.content) for number, token in added if token.special), default=None)
 
 
 def _begins_words_at_cuts(backend: Any) -> bool:

@@ -98,6 +98,14 @@ def test_memory_is_bounded_and_a_full_one_starts_anew(
         assert made(several) == straight(tokenizer.backend_tokenizer, several)
 
 
+def test_words_that_hold_the_control_token_between_them_are_asked_for_alone(tokenizer: Any) -> None:
+    made = word_encoder(tokenizer.backend_tokenizer)
+    assert made is not None
+    last = tokenizer.convert_ids_to_tokens(max(tokenizer.added_tokens_decoder))
+    several = [f"one two{last} three", f"{last} {last} four< five", f"{last}"]
+    assert made(several) == straight(tokenizer.backend_tokenizer, several)
+
+
 def test_the_usual_splitting_rules_are_sure() -> None:
     letters = r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     llama = letters + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
