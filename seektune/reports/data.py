@@ -94,7 +94,8 @@ def findings(report: Mapping[str, Any]) -> Iterator[str]:
         share = f"{report['quarantined']:,} of {_many(report['total'], 'record')}"
         yield f"{share} cannot be used as given; quarantine.jsonl has file, line and reason."
     if report["template_differs"]:
-        yield f"The chat template is not the tokenizer's own: {report['template_differs']}"
+        differs = f"it differs from {report['template']}'s: {report['template_differs']}"
+        yield f"The tokenizer's own chat template is used; {differs}"
     for name, found in report["lint"].items():
         yield f"{_many(found['count'], 'row')} with {_words(name)}."
     if (report["match"] or {}).get("differs"):
