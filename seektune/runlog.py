@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,12 +13,49 @@ from typing import Any
 from seektune.errors import TrainingError
 from seektune.types import StepMetrics
 
+logger = logging.getLogger(__name__)
+
+
+class Log:
+    """A run's `metrics.jsonl`, which a full disk does not stop: what it refuses is written with a later step.
+
+    `failure` says why steps wait to be written, None where none does.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.failure: str | None = None
+        self._path = Path(path)
+        self._waiting: list[StepMetrics] = []
+
+    def append(self, metrics: StepMetrics) -> None:
+        """Add one step; one warning when that begins to fail."""
+        self._waiting.append(metrics)
+        try:
+            while self._waiting:
+                append(self._path, self._waiting[0])
+                del self._waiting[0]
+            self.failure = None
+        except OSError as error:
+            if self.failure is None:
+                logger.warning("step %d is not logged yet: %s; the run goes on", metrics.step, error)
+            self.failure = f"{len(self._waiting)} steps could not be logged in {self._path}: {error}"
+
 
 def append(path: Path | str, metrics: StepMetrics) -> None:
-    """Add one step to `metrics.jsonl`; the line is on its way to the disk when this returns."""
+    """Add one step to `metrics.jsonl`; the line is on its way to the disk when this returns.
+
+    Raises OSError where there is no room for it, and leaves no part of it then.
+    """
+    path = Path(path)
     line = asdict(metrics) | {"tokens_per_second": metrics.tokens_per_second}
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError:
+        if path.is_file():
+            os.truncate(path, before)
+        raise
 
 
 def read(path: Path | str) -> tuple[StepMetrics, ...]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.errors import TrainingError
-from seektune.runlog import append, cut, read, write_json
+from seektune.runlog import Log, append, cut, read, write_json
 from seektune.types import StepMetrics
 
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
@@ -89,3 +91,45 @@ def test_a_log_is_cut_back_to_a_step_and_its_other_lines_stay_as_they_are(tmp_pa
     path.write_text("{}\n")
     with pytest.raises(TrainingError, match=r"metrics\.jsonl:1 is not a training step"):
         cut(path, 3)
+
+
+def test_a_full_disk_stops_no_run_and_its_steps_are_written_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    log = Log(path)
+    for step in (1, 2):
+        log.append(replace(STEP, step=step))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("step 1 is not logged yet:")
+    assert "No space left on device" in line
+    assert log.failure is not None
+    assert log.failure.startswith("2 steps could not be logged")
+    path.unlink()
+    log.append(replace(STEP, step=3))
+    assert [metrics.step for metrics in read(path)] == [1, 2, 3]
+    assert log.failure is None
+
+
+LIMITED = """
+import resource, sys
+from seektune.runlog import append
+from seektune.types import StepMetrics
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+for step in range(1, 9):
+    try:
+        append(sys.argv[1], StepMetrics(step, 0.5, 2.0, 1e-4, 1.0, 100, 0.5))
+    except OSError:
+        print(step)
+        break
+"""
+
+
+def test_a_line_that_finds_no_room_leaves_no_part_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=True
+    )
+    assert path.read_text().endswith("\n")
+    assert [metrics.step for metrics in read(path)] == list(range(1, int(done.stdout)))

@@ -7,13 +7,13 @@ from contextlib import closing
 
 from rich.console import Console
 
-from seektune import runlog
 from seektune.config.run import RunConfig
 from seektune.data.batches import Batches
 from seektune.data.prepare import Prepared
 from seektune.models.load import Loaded
 from seektune.recipes.interruption import interruption
 from seektune.recipes.progress import track
+from seektune.runlog import Log
 from seektune.training.loop import train
 from seektune.training.saver import Saver
 from seektune.training.schedule import planned_steps
@@ -30,7 +30,7 @@ def fit(
     config: RunConfig, loaded: Loaded, data: Prepared, *, state: State | None, console: Console
 ) -> str | None:
     """The steps after `state`: each is logged to metrics.jsonl, every `save_steps`-th, the last, and the best
-    so far leave a checkpoint. Returns why the last checkpoint could not be written, if so.
+    so far leave a checkpoint. Returns what a failing disk did not take, if so.
     """
     settings, folder = config.training, config.output_dir
     rows = ragged(config, data.train)
@@ -49,6 +49,7 @@ def fit(
         resume=state,
         **settings.model_dump(exclude=NOT_FOR_THE_LOOP),
     )
+    log = Log(folder / "metrics.jsonl")
     shown = track(run, total, console=console, logging_steps=settings.logging_steps)
     with (
         interruption() as asked,
@@ -57,18 +58,19 @@ def fit(
         closing(shown),
     ):
         for metrics in shown:
-            runlog.append(folder / "metrics.jsonl", metrics)
+            log.append(metrics)
             saver.poll()
             due = metrics.step == total or metrics.step % settings.save_steps == 0
             if due or asked or saver.is_best(metrics.eval_loss):
                 saver.save(run.state(), eval_loss=metrics.eval_loss)
             if asked:
                 break
+    failure = saver.failure or log.failure
     if asked:
-        console.print(saver.failure or "stopped, and saved", markup=False, highlight=False)
+        console.print(failure or "stopped, and saved", markup=False, highlight=False)
         console.print(f"go on with: seektune train {folder / 'run.yaml'}", markup=False, highlight=False)
         raise SystemExit(128 + asked[0])
-    return saver.failure
+    return failure
 
 
 def ragged(config: RunConfig, samples: Sequence[Sample], shuffle: bool = True) -> Batches:

@@ -17,10 +17,10 @@ import pytest
 from rich.console import Console
 from tiny_runs import tiny_config, write_rows
 
-from seektune import runlog
 from seektune.config.run import RunConfig, dump_config
 from seektune.errors import TrainingError
 from seektune.recipes import train
+from seektune.runlog import Log
 from seektune.training import checkpoint
 
 LORA = {"r": 4, "target_modules": ["attention", "routed"], "lora_dropout": 0.2}
@@ -70,16 +70,16 @@ def stopped_run(
     config: RunConfig, step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM
 ) -> str:
     """Train in this process, which gets a signal once `step` is logged; what was printed."""
-    append = runlog.append
+    append = Log.append
 
-    def stopping(path: Path, metrics: Any) -> None:
-        append(path, metrics)
+    def stopping(log: Log, metrics: Any) -> None:
+        append(log, metrics)
         if metrics.step == step:
             os.kill(os.getpid(), number)
 
     page = io.StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(runlog, "append", stopping)
+        patch.setattr(Log, "append", stopping)
         with pytest.raises(SystemExit) as stopped:
             train.run(config, console=Console(file=page, width=300))
     assert stopped.value.code == 128 + number

@@ -236,11 +236,11 @@ if size > 1:
 """
 
 
-def launched(folder: Path, rows: Any, processes: int) -> dict[str, Any]:
+def launched(folder: Path, rows: Any, processes: int, script: str = WORKER) -> dict[str, Any]:
     folder.mkdir()
     fields = [(s.input_ids, s.targets, s.row_id, s.weight) for s in rows.samples]
     (folder / "rows.json").write_text(json.dumps(fields))
-    (folder / "worker.py").write_text(WORKER)
+    (folder / "worker.py").write_text(script)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     subprocess.run(
         [sys.executable, *torchrun, str(folder / "worker.py"), str(folder / "rows.json"), str(folder)],
@@ -395,3 +395,59 @@ def test_a_difference_of_the_machine_is_one_named_warning(
     list(train(adapted(), rows.grouped(2), max_steps=4, resume=moved))
     (line,) = [record.getMessage() for record in caplog.records if "resumed" in record.getMessage()]
     assert f"threads 77 → {torch.get_num_threads()}; torch 1.0 → {torch.__version__}" in line
+
+
+RESUMED = """
+import json, sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+import torch
+from seektune.adapters.attach import attach
+from seektune.config.adapter import AdapterSpec
+from seektune.data.batches import Batches
+from seektune.models.load import load_model
+from seektune.training import checkpoint
+from seektune.training.loop import train
+from seektune.training.world import world
+from seektune.types import Sample
+
+rank, size = world()
+samples = tuple(Sample(*fields) for fields in json.load(open(sys.argv[1])))
+
+def start(resume=None):
+    loaded = attach(load_model("tiny/llama"), AdapterSpec(r=4, lora_dropout=0.2))
+    batches = Batches(samples=samples, batch_size=1, rank=rank, world_size=size, seed=1)
+    return loaded, train(
+        loaded, batches, max_steps=5, learning_rate=1e-2, gradient_accumulation_steps=2, resume=resume
+    )
+
+def weights(loaded):
+    return {key: p.detach() for key, p in loaded.model.named_parameters() if p.requires_grad}
+
+whole, run = start()
+expected = [replace(step, seconds=0) for step in run]
+_, run = start()
+seen = [replace(step, seconds=0) for step in islice(run, 3)]
+state = run.state()
+run.close()
+root = Path(sys.argv[2]) / "checkpoints"
+if rank == 0:
+    checkpoint.write(state, root)
+torch.distributed.barrier()
+loaded, run = start(checkpoint.newest(root)[0])
+seen += [replace(step, seconds=0) for step in run]
+assert seen == expected, (rank, seen, expected)
+torch.testing.assert_close(weights(loaded), weights(whole), rtol=0, atol=0)
+if rank == 0:
+    facts = {"size": size, "states": len(state.values["random"]), "names": list(state.parameters)}
+    json.dump(facts, open(sys.argv[2] + "/out.json", "w"))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_resume_bit_for_bit(rows: Any, tmp_path: Path) -> None:
+    facts = launched(tmp_path / "two", rows, 2, script=RESUMED)
+    assert (facts["size"], facts["states"]) == (2, 2)
+    assert not [name for name in facts["names"] if name.startswith("module.")]  # as one process names them

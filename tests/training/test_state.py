@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,3 +130,61 @@ def test_surroundings_name_what_the_bits_depend_on() -> None:
     assert found["threads"] == torch.get_num_threads()
     assert found["torch"] == torch.__version__
     assert found == json.loads(json.dumps(found))
+
+
+SHARDED = """
+import json
+import torch
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from seektune.adapters.attach import attach
+from seektune.config.adapter import AdapterSpec
+from seektune.models.load import load_model
+from seektune.training.optim import adamw
+from seektune.training.state import State, restore_tensors, tensors_of
+
+torch.distributed.init_process_group("gloo")
+
+def sharded(init):
+    spec = AdapterSpec(r=4, target_modules=["attention", "routed"], init_lora_weights=init)
+    loaded = attach(load_model("tiny/deepseek_v3"), spec)
+    for layer in loaded.model.model.layers:
+        fully_shard(layer)
+    fully_shard(loaded.model)
+    trained = {key: p for key, p in loaded.model.named_parameters() if p.requires_grad}
+    assert all(isinstance(p, DTensor) for p in trained.values())
+    return loaded.model, trained, adamw(trained.values(), learning_rate=1e-2, weight_decay=0.1)
+
+def step(trained, optimizer, seed):
+    torch.manual_seed(seed)
+    for parameter in trained.values():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+model, trained, optimizer = sharded(True)
+step(trained, optimizer, 1)
+parameters, moments, groups = tensors_of(model, optimizer)
+assert not [v for v in [*parameters.values(), *moments.values()] if isinstance(v, DTensor)]
+assert all(v.shape == trained[key].shape for key, v in parameters.items())
+step(trained, optimizer, 2)
+other, again, its_optimizer = sharded("gaussian")
+state = State(parameters, moments, json.loads(json.dumps({"step": 1, "groups": groups})))
+restore_tensors(other, its_optimizer, state)
+step(again, its_optimizer, 2)
+for key, parameter in trained.items():
+    assert torch.equal(again[key].to_local(), parameter.to_local()), key
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_the_state_of_sharded_parameters_is_whole_and_goes_back_into_shards(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(SHARDED)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [sys.executable, *torchrun, str(tmp_path / "worker.py")],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        timeout=300,
+    )
