@@ -117,7 +117,6 @@ class Trainer:
             "windows": self.seen,
             "cpu_seconds": self.cpu_before + time.process_time(),
             "data": {
-                "epoch": self.window.epoch,
                 "start": self.window.start,
                 "after": self.window.after,
                 "digests": self._of_every_rank(self.window.digest()),
@@ -141,9 +140,7 @@ class Trainer:
         self.gate.resume(values["gate"])
         restore_tensors(self.module, self.optimizer.optimizer, state)
         self.optimizer.zero_grad()
-        functions = [None] * len(
-            self.optimizer.param_groups
-        )  # the schedule's own: a function of the settings
+        functions = [None] * len(values["groups"])  # the settings make them
         self.schedule.load_state_dict({**values["schedule"], "lr_lambdas": functions})
         if self.scaler.is_enabled() and values["scaler"]:
             self.scaler.load_state_dict(values["scaler"])
@@ -151,15 +148,10 @@ class Trainer:
         self.cpu_before = values["cpu_seconds"] - time.process_time()
         if self.rank < len(values["random"]):
             restore_random_state(values["random"][self.rank], self.device)
-        now = surroundings(self.device, self.world_size)
-        then = values["surroundings"]
-        if changed := [
-            f"{key} {then.get(key)} → {value}" for key, value in now.items() if then.get(key) != value
-        ]:
-            logger.warning(
-                "resumed elsewhere (%s): what follows may differ from an uninterrupted run",
-                "; ".join(changed),
-            )
+        then, now = values["surroundings"], surroundings(self.device, self.world_size)
+        changed = [f"{key} {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
+        if changed and self.rank == 0:
+            logger.warning("resumed elsewhere (%s): the last bits may differ", "; ".join(changed))
 
     @torch.no_grad()
     def evaluate(self, batches: BatchSource) -> float:

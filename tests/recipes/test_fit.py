@@ -140,20 +140,24 @@ def test_a_disk_that_fails_costs_no_step_and_is_an_error_at_the_end(whole: Path,
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "300"}
 
 
-def launched(config: RunConfig) -> subprocess.Popen[str]:
-    """`python -m seektune train` in a process of its own."""
+def launched(config: RunConfig) -> subprocess.Popen[bytes]:
+    """`python -m seektune train` in a process of its own; what it prints goes to a file."""
     path = config.output_dir.with_suffix(".yaml")
     path.write_text(dump_config(config))
     command = [sys.executable, "-m", "seektune", "train", str(path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes)  # type: ignore[call-overload]
+    with printed_by(config).open("w") as page:
+        return subprocess.Popen(command, env=ENVIRONMENT, stdout=page, stderr=subprocess.STDOUT)
+
+
+def printed_by(config: RunConfig) -> Path:
+    return config.output_dir.with_suffix(".txt")
 
 
 def lines_in(log: Path) -> int:
     return log.read_text().count("\n") if log.exists() else 0
 
 
-def await_a_step(process: subprocess.Popen[str], log: Path) -> None:
+def await_a_step(process: subprocess.Popen[bytes], log: Path) -> None:
     """Until the process has logged a step of its own, or has ended."""
     before = lines_in(log)
     while process.poll() is None and not 0 < lines_in(log) != before:
@@ -165,8 +169,8 @@ def test_sigterm_saves_and_prints_the_command_that_goes_on(tmp_path: Path) -> No
     process = launched(config)
     await_a_step(process, config.output_dir / "metrics.jsonl")
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 143
+    assert process.wait(timeout=300) == 143
+    printed = printed_by(config).read_text()
     assert f"go on with: seektune train {config.output_dir / 'run.yaml'}" in printed
     assert "Traceback" not in printed
     state, passed = checkpoint.newest(config.output_dir / "checkpoints")
@@ -195,9 +199,8 @@ def test_a_run_killed_at_28_random_moments_ends_bit_for_bit_as_the_one_left_alon
             kills += process.wait() == -signal.SIGKILL
             saving += any((config.output_dir / "checkpoints").glob(".step-*"))
         process = launched(config)
-        printed, _ = process.communicate()
-        assert process.returncode == 0, printed
-        assert "passed over" not in printed  # a kill leaves no damaged checkpoint
+        assert process.wait() == 0, printed_by(config).read_text()
+        assert "passed over" not in printed_by(config).read_text()  # a kill leaves no damaged checkpoint
         same_run(config.output_dir, alone.output_dir)
     assert kills >= 25
     assert saving >= 1
