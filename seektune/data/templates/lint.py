@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from seektune.data.templates.render import pieces, render, render_turn
 from seektune.data.templates.skeletons import PROBE
 from seektune.errors import DataError
@@ -51,7 +53,7 @@ def linter(chat: Chat) -> Callable[[Example, Sample], tuple[str, ...]]:
         inputs, targets = sample.input_ids, sample.targets
         if len(inputs) > 1 and inputs[0] == inputs[1] == bos:
             found.append("doubled_bos")
-        trained = targets[-1] != IGNORE or any(target != IGNORE for target in targets)
+        trained = targets[-1] != IGNORE or bool((np.asarray(targets) != IGNORE).any())
         if not trained or (isinstance(sample.weight, float) and sample.weight == 0):
             found.append("nothing_to_train")
         elif targets[-1] not in (IGNORE, eos) and (name := _unfinished(chat, example, targets, ending)):
@@ -125,7 +127,7 @@ def _loses_thinking(
         return True
     if "</think>" not in final.content or (final.weight is not None and not final.weight):
         return False
-    found = list(targets)
+    found = np.asarray(targets).tolist()
     return not any(found[at : at + len(closing)] == closing for at in range(len(found)))
 
 

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from seektune.data.templates.skeletons import PROBE, Piece, Skeletons
 from seektune.data.templates.texts import TEMPLATES as TEMPLATES
 from seektune.data.templates.texts import declaration, declares_tools, parsed, schemas
-from seektune.data.templates.tokens import Encode, encoder, sample_of
+from seektune.data.templates.tokens import Encode, arrays_of, encoder, listed
 from seektune.errors import DataError
 from seektune.types import Chat, Example, Message, Sample
 
@@ -132,20 +132,24 @@ def to_sample(chat: Chat, example: Example, train_turns: TrainTurns = "all") -> 
     [result] = _samples(chat, [example], lambda row: pieces(chat, row), encode, train_turns)
     if isinstance(result, DataError):
         raise result
-    return result
+    return listed(result)
 
 
 def to_samples(
     chat: Chat, rows: Sequence[Example], *, train_turns: TrainTurns = "all"
 ) -> list[Sample | DataError]:
     """`to_sample` of every row, in order, much faster; a row's error stands in its place."""
-    return sampler(chat, train_turns)(rows)
+    made = sampler(chat, train_turns)(rows)
+    return [sample if isinstance(sample, DataError) else listed(sample) for sample in made]
 
 
 def sampler(
     chat: Chat, train_turns: TrainTurns = "all"
 ) -> Callable[[Sequence[Example]], list[Sample | DataError]]:
-    """`to_samples` that remembers from call to call what the template does to a shape of conversation."""
+    """`to_samples` that remembers from call to call what the template does to a shape of conversation.
+
+    Its samples hold arrays.
+    """
     encode = encoder(_tokenizer(chat), many=True)
     own = chat.tokenizer.chat_template  # ours look for nothing but the end of thinking in a text
     skeletons = Skeletons(lambda row: pieces(chat, row), set(_MARKER.findall(str(own or ""))))
@@ -166,7 +170,7 @@ def _samples(
     written = [_written(chat, row, write, train_turns) for row in rows]
     ids = iter(encode([found[0] for found in written if not isinstance(found, DataError)]))
     return [
-        found if isinstance(found, DataError) else sample_of(row.row_id, next(ids), found[1])
+        found if isinstance(found, DataError) else arrays_of(row.row_id, next(ids), found[1])
         for row, found in zip(rows, written, strict=True)
     ]
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, product
+from itertools import product
 from typing import Any
 
-Words = Callable[[Sequence[str]], list[list[int]]]
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+Words = Callable[[Sequence[str]], list[Ids]]
 """Texts → their token ids."""
 
 WORDS = 1 << 16
@@ -34,16 +38,16 @@ def word_encoder(backend: Any) -> Words | None:
     """
     if not _begins_words_at_cuts(backend):
         return None
-    known: dict[str, list[int]] = {}
+    known: dict[str, bytes] = {}  # of int32: joined without a look at each number
     between = _separator(backend)
 
-    def encode(texts: Sequence[str]) -> list[list[int]]:
+    def encode(texts: Sequence[str]) -> list[Ids]:
         split = [_CUT.split(text) for text in texts]
         openings = [words.pop(0) for words in split]
         new = list(set[str]().union(*split).difference(known))
         known.update(zip(new, _each(backend, [f" {word}" for word in new], between), strict=True))
         found = [
-            list(chain(opening, chain.from_iterable(map(known.__getitem__, words))))
+            np.frombuffer(b"".join([opening.tobytes(), *map(known.__getitem__, words)]), np.int32)
             for opening, words in zip(_ids(backend, openings), split, strict=True)
         ]
         for word in new:
@@ -56,24 +60,24 @@ def word_encoder(backend: Any) -> Words | None:
     return encode
 
 
-def _ids(backend: Any, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+def _ids(backend: Any, texts: list[str]) -> list[Ids]:
+    asked = backend.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(encoding.ids, np.int32) for encoding in asked]
 
 
-def _each(backend: Any, words: list[str], between: tuple[int, str] | None) -> Iterator[list[int]]:
+def _each(backend: Any, words: list[str], between: tuple[int, str] | None) -> Iterator[bytes]:
     """The ids of each word: many words are asked for in one text, with a control token between them."""
-    if between is None:
-        yield from _ids(backend, words)
-        return
-    token, name = between
-    groups = [words[at : at + TOGETHER] for at in range(0, len(words), TOGETHER)]
+    token, name = between or (-1, "")
+    size = TOGETHER if between else 1
+    groups = [words[at : at + size] for at in range(0, len(words), size)]
     for group, ids in zip(groups, _ids(backend, list(map(name.join, groups))), strict=True):
-        if ids.count(token) != len(group) - 1:  # a word holds the control token itself
-            yield from _ids(backend, group)
+        ends = np.flatnonzero(ids == token)
+        if len(ends) != len(group) - 1:  # a word holds the control token itself
+            yield from (alone.tobytes() for alone in _ids(backend, group))
             continue
         start = 0
-        for end in (*(at for at, one in enumerate(ids) if one == token), len(ids)):
-            yield ids[start:end]
+        for end in (*ends.tolist(), len(ids)):
+            yield ids[start:end].tobytes()
             start = end + 1
 
 
