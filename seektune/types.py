@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -199,6 +199,19 @@ class Inventory:
         ]
         share = f"{self.trainable:,} of {self.total_parameters:,} parameters ({self.trainable_share:.2%})"
         return "\n".join([head, *lines, f"trains {share}"])
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingProfile:
+    """Which experts a set of tokens used, layer by layer; every token chooses K experts per layer."""
+
+    counts: Mapping[int, tuple[int, ...]]  # layer → times each expert was chosen
+    weights: Mapping[int, tuple[float, ...]]  # layer → sum of each expert's gate weights
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the layers become strings."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,35 @@ from seektune.config.section import Section
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
+StepPolicy = Literal["ignore", "warn", "skip", "rollback", "stop"]
+"""For what is known before a step is applied, so that it can still be skipped."""
+
+RunPolicy = Literal["ignore", "warn", "rollback", "stop"]
+"""For what shows over many steps."""
+
+
+class HealthConfig(Section):
+    """What to do about each kind of finding: one policy per kind, and what the actions need.
+
+    `skip` leaves the step's update out; `rollback` returns to the last checkpoint with a lower learning rate.
+    """
+
+    non_finite: Literal["skip", "rollback", "stop"] = "stop"  # loss, gradient or parameter; never ignored
+    loss_spike: StepPolicy = "warn"
+    gradient_explosion: StepPolicy = "warn"
+    long_row: StepPolicy = "warn"  # one row out of all proportion fills most of a step
+    divergence: RunPolicy = "warn"  # the loss rises and stays up
+    loss_scale: RunPolicy = "warn"  # the scale of float16 gradients keeps falling
+    routing_collapse: RunPolicy = "warn"
+    plateau: Literal["ignore", "warn", "stop"] = "warn"
+    dead_adapter: Literal["ignore", "warn", "stop"] = "warn"
+    eval_worse: RunPolicy = "warn"
+    early_stopping_patience: int | None = Field(None, gt=0)  # evaluations without improvement, then stop
+    early_stopping_threshold: float = Field(0.0, ge=0)  # a smaller improvement counts as none
+    max_skipped_steps: int = Field(3, gt=0)  # in a row; the next one stops the run
+    max_rollbacks: int = Field(2, ge=0)  # the next one stops the run
+    rollback_learning_rate_factor: float = Field(0.5, gt=0, lt=1)
+
 
 class TrainingConfig(Section):
     """How to train, in the names of HF's TrainingArguments."""
@@ -34,6 +63,7 @@ class TrainingConfig(Section):
     save_total_limit: int = Field(3, gt=0)  # the newest that are kept; the best by eval loss besides
     eval_steps: int | None = Field(None, gt=0)  # none: once, at the end
     report_to: Literal["none"] = "none"
+    health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
     def _one_precision(self) -> TrainingConfig:

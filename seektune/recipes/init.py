@@ -54,6 +54,7 @@ training:
   save_steps: 500            # checkpoints to resume from: the same command goes on where it stopped
   save_total_limit: 3        # the newest are kept, and the best by eval loss
   # eval_steps: 100          # otherwise once, at the end
+  # health: {{non_finite: skip, early_stopping_patience: 3}}   # the policy for each kind of trouble
 """
 
 

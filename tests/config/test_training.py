@@ -16,3 +16,18 @@ def test_bf16_and_fp16_exclude_each_other() -> None:
 
 def test_a_learning_rate_written_as_text_is_a_number() -> None:
     assert validated(TrainingConfig, {"learning_rate": "5e-5"}, "training").learning_rate == 5e-5
+
+
+def test_health_takes_a_policy_per_kind_and_no_kind_that_is_unknown() -> None:
+    health = validated(TrainingConfig, {"health": {"loss_spike": "skip"}}, "training").health
+    assert (health.loss_spike, health.non_finite, health.plateau) == ("skip", "stop", "warn")
+    with pytest.raises(ConfigError, match=r"health\.los_spike: unknown key; did you mean loss_spike\?"):
+        validated(TrainingConfig, {"health": {"los_spike": "skip"}}, "training")
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("non_finite", "ignore"), ("non_finite", "warn"), ("plateau", "skip")]
+)
+def test_a_policy_that_cannot_work_is_refused(kind: str, policy: str) -> None:
+    with pytest.raises(ConfigError, match=kind):
+        validated(TrainingConfig, {"health": {kind: policy}}, "training")
