@@ -72,6 +72,19 @@ def prepare(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def estimate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Predict memory, time and disk for each choice, before anything is loaded."""
+    from seektune.config.run import load_config
+    from seektune.recipes import estimate as recipe
+
+    recipe.run(load_config(config, overrides or ()), as_json=json)
+
+
+@app.command()
 def train(
     config: ConfigFile, overrides: Overrides = None, overwrite: Overwrite = False, resume: Resume = "auto"
 ) -> None:

@@ -18,7 +18,7 @@ def seektune(*arguments: str, folder: Path | None = None) -> subprocess.Complete
 
 def test_the_verbs_are_exactly_these() -> None:
     verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert verbs == ["demo", "init", "prepare", "train", "evaluate", "generate", "chat", "doctor"]
+    assert verbs == ["demo", "init", "prepare", "estimate", "train", "evaluate", "generate", "chat", "doctor"]
 
 
 def test_init_names_the_next_command(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -127,15 +128,21 @@ def tiny_model(
 
     The weights depend on (name, seed) only and the global random state is left alone.
     """
-    model_type, settings = _config(name)
-    config = AutoConfig.for_model(model_type, **settings)
-    build = AutoModelForImageTextToText if "vision_config" in settings else AutoModelForCausalLM
+    config = tiny_config(name)
+    build = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build.from_config(config, dtype=torch.float32)
         _spread(model)
     cast(model, dtype)
     return model.eval(), tiny_tokenizer(name)[0]
+
+
+def tiny_config(name: str) -> PretrainedConfig:
+    """The configuration of `tiny/<name>`."""
+    model_type, settings = _config(name)
+    config: PretrainedConfig = AutoConfig.for_model(model_type, **settings)
+    return config
 
 
 def tiny_tokenizer(name: str) -> tuple[PreTrainedTokenizerFast, Family]:

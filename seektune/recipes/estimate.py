@@ -1,0 +1,128 @@
+"""`seektune estimate`: what a run needs and costs, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from seektune.config.run import RunConfig
+from seektune.data.prepare import Prepared, prepare
+from seektune.errors import ModelError
+from seektune.models.chat import load_chat
+from seektune.models.load import Loaded
+from seektune.models.outline import Architecture, architecture, outline
+from seektune.recipes.costs import page
+from seektune.recipes.fit import ragged
+from seektune.training.estimate import Estimate, predict
+from seektune.training.footprint import Device, Workload
+from seektune.training.hardware import CONTEXT_BYTES, measured_peak, process_bytes
+from seektune.training.schedule import planned_steps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run as an estimate sees it; `assumed` says what is not known of the data."""
+
+    load: Workload
+    tokens: int
+    steps: int
+    assumed: str = ""
+
+
+def run(
+    config: RunConfig, *, as_json: bool = False, console: Console | None = None
+) -> dict[Device, Estimate]:
+    """Print what the run needs and costs on a CPU and on a GPU; returns both estimates."""
+    console = console or Console()
+    described = architecture(config.base_model)
+    outlined = outline(described)
+    plan = planned(config, described, _data(config))
+    found = {device: estimated(config, described, outlined, plan, device) for device in DEVICES}
+    if as_json:
+        console.print_json(
+            data={device: one.to_json() for device, one in found.items()} | {"assumed": plan.assumed}
+        )
+    else:
+        page(console, config.lora, described, outlined, plan.load, found, assumed=plan.assumed)
+    return found
+
+
+DEVICES: tuple[Device, Device] = ("cpu", "cuda")
+
+
+def estimated(
+    config: RunConfig, described: Architecture, outlined: Loaded, plan: Plan, device: Device
+) -> Estimate:
+    """The estimate of a plan on one kind of device."""
+    return predict(
+        outlined,
+        config.lora,
+        replace(plan.load, device=device),
+        process=CONTEXT_BYTES if device == "cuda" else process_bytes(),
+        tokens=plan.tokens,
+        steps=plan.steps,
+        stored=getattr(torch, described.stored),
+    )
+
+
+def planned(config: RunConfig, described: Architecture, data: Prepared | None) -> Plan:
+    """Rows, tokens and steps of the run; without data, one step of rows as long as they may be."""
+    training, limit, samples = (
+        config.training,
+        config.data.max_length,
+        config.training.per_device_train_batch_size,
+    )
+    load = Workload(
+        tokens=config.data.pack_tokens or samples * limit,
+        longest=limit,
+        dtype=getattr(torch, described.stored if config.compute_dtype == "auto" else config.compute_dtype),
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        saves=True,
+    )
+    if data is None:
+        steps = max(1, training.max_steps)
+        assumed = f"every sample has {limit:,} tokens and there are {steps:,} steps: the data is not prepared"
+        return Plan(load, steps * load.tokens * training.gradient_accumulation_steps, steps, assumed)
+    lengths = np.sort(data.train.lengths)
+    counts = data.report["splits"]["train"]
+    rows = ragged(config, data.train)
+    steps = planned_steps(
+        rows,
+        max_steps=training.max_steps,
+        num_train_epochs=training.num_train_epochs,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+    )
+    load = replace(
+        load,
+        tokens=config.data.pack_tokens or int(lengths[-samples:].sum()),
+        longest=int(lengths[-1]),
+        learned=counts["trained_tokens"] / max(counts["tokens"], 1),
+    )
+    windows = steps * training.gradient_accumulation_steps
+    return Plan(load, round(lengths.sum() / len(rows) * windows), steps)
+
+
+def beside(estimate: Estimate) -> Mapping[str, Any]:
+    """The prediction beside this process's highest memory so far, for the report of a run that has ended."""
+    measured = measured_peak()
+    return {
+        "predicted_bytes": estimate.memory.peak,
+        "measured_bytes": measured,
+        "error": estimate.memory.peak / measured - 1,
+        "parts": dict(estimate.memory.parts),
+    }
+
+
+def _data(config: RunConfig) -> Prepared | None:
+    """The data as `train` would prepare it, kept where it would look for it; None without a tokenizer."""
+    try:
+        chat = load_chat(config.base_model)
+    except ModelError:  # the configuration alone is here
+        return None
+    return prepare(config.data, chat, config.output_dir / "data", seed=config.training.seed)
