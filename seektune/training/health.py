@@ -82,6 +82,11 @@ class Health:
         findings = [f for kind, seen in found.items() if (f := self._finding(kind, seen, metrics))]
         return self._escalated(findings)
 
+    def evaluated(self, metrics: StepMetrics) -> tuple[Finding, ...]:
+        """The same for an evaluation that came after its step was observed; `metrics` has its `eval_loss`."""
+        found = self._finding("eval_worse", self._eval_worse(metrics), metrics)
+        return self._escalated([found] if found else [])
+
     def rewind(self, step: int) -> None:
         """Forget what came after `step`, to which the run went back."""
         kept = [metrics for metrics in self._steps if metrics.step <= step]
@@ -110,8 +115,7 @@ class Health:
         if extras.routing is not None and self.base_routing is not None:
             found["routing_collapse"] = signals.routing_collapse(self.base_routing, extras.routing)
         if metrics.eval_loss is not None:
-            self._evaluations.append(metrics)
-            found["eval_worse"] = self._eval_worse()
+            found["eval_worse"] = self._eval_worse(metrics)
         return found
 
     def _remember(self, metrics: StepMetrics) -> None:
@@ -144,7 +148,8 @@ class Health:
             found["plateau"] = signals.plateau([m.loss for m in self._steps], rates)
         return found
 
-    def _eval_worse(self) -> Evidence | None:
+    def _eval_worse(self, metrics: StepMetrics) -> Evidence | None:
+        self._evaluations.append(metrics)
         losses = [metrics.eval_loss for metrics in self._evaluations if metrics.eval_loss is not None]
         patience, threshold = self.config.early_stopping_patience, self.config.early_stopping_threshold
         if patience is not None:

@@ -46,8 +46,9 @@ PLATEAU_STEPS, PLATEAU_GAIN, STILL_HIGH = 200, 0.01, 0.2
 DEAD = 1e-3
 """A dead B moves by less than this share of its learning rate per step (healthy: 0.05 to 1)."""
 
-COLLAPSE, COLLAPSE_CHOICES = 0.5, 20
-"""Effective experts left of the base's; choices per expert below which a load is not judged."""
+COLLAPSE, ALL_ALIKE, COLLAPSE_CHOICES = 0.4, 0.1, 20
+"""A collapse: effective experts left of the base's (healthy: down to 0.5), or of what lies above the least,
+at which all tokens choose alike; choices per expert below which a load is not judged."""
 
 HALVINGS, SCALE_SPAN = 8, 20
 """Loss-scale halvings within so many steps; finding the scale at the start takes six or seven."""
@@ -185,7 +186,10 @@ def routing_collapse(base: RoutingProfile, now: RoutingProfile) -> Evidence | No
         if before is None or min(sum(before), sum(counts)) < COLLAPSE_CHOICES * len(counts):
             continue
         effective, had = effective_experts(counts), effective_experts(before)
-        if effective < COLLAPSE * had and (worst is None or effective / had < worst["left"]):
+        least = sum(counts) / max(now.tokens, 1)  # choices per token
+        alike = had > 1.5 * least and math.log(effective / least) < ALL_ALIKE * math.log(had / least)
+        collapsed = alike or effective < COLLAPSE * had
+        if collapsed and (worst is None or effective / had < worst["left"]):
             worst = {
                 "layer": layer,
                 "effective_experts": effective,

@@ -124,6 +124,15 @@ def test_without_patience_a_worse_evaluation_warns_and_with_it_the_run_stops() -
     assert actions([2.0, 1.5, 1.51, 1.52, 1.53]) == []
 
 
+def test_an_evaluation_may_come_after_its_step_was_observed() -> None:
+    together, apart = Health(), Health()
+    for number, loss in enumerate([2.0, 1.5, 1.6, 1.7, 1.8], 1):
+        metrics = step(number, eval_loss=loss)
+        said = apart.observe(step(number)) + apart.evaluated(metrics)
+        assert together.observe(metrics) == said
+    assert [found.kind for found in said] == ["eval_worse"]
+
+
 def test_an_evaluation_that_got_worse_says_where_the_best_was() -> None:
     health, found = Health(HealthConfig(early_stopping_patience=2)), ()
     for number, loss in enumerate([2.0, 1.5, 1.6, 1.7], 1):

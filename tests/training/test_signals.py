@@ -139,7 +139,7 @@ def test_a_group_below_a_thousandth_of_its_rate_is_dead() -> None:
 
 def profile(**layers: tuple[int, ...]) -> RoutingProfile:
     counts = {int(name[1:]): load for name, load in layers.items()}
-    return RoutingProfile(counts, {layer: tuple(map(float, load)) for layer, load in counts.items()}, 100)
+    return RoutingProfile(counts, {layer: tuple(map(float, load)) for layer, load in counts.items()}, 200)
 
 
 def test_the_layer_that_lost_most_of_its_experts_has_collapsed() -> None:
@@ -150,6 +150,12 @@ def test_the_layer_that_lost_most_of_its_experts_has_collapsed() -> None:
     assert (found["layer"], found["top_share"], found["base_top_share"]) == (2, 0.95, 0.125)
     assert found["base_effective_experts"] == pytest.approx(8)
     assert signals.routing_collapse(base, base) is None
+
+
+def test_tokens_that_all_choose_alike_have_collapsed_however_few_experts_there_are() -> None:
+    base = profile(l1=(100, 90, 80, 70, 60))
+    assert signals.routing_collapse(base, profile(l1=(200, 200, 0, 0, 0))) is not None
+    assert signals.routing_collapse(base, profile(l1=(190, 150, 30, 20, 10))) is None
 
 
 def test_a_few_tokens_are_too_few_to_judge_a_load() -> None:
