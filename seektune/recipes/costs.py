@@ -50,9 +50,7 @@ def page(
     for line in _work(one, load):
         console.print(line, highlight=False)
     console.print(_time(one, load))
-    console.print(
-        "\npeak on a GPU by choice, GiB → the smallest of 12, 24, 48, 80 GB it fits; same rows"
-    )
+    console.print("\npeak on a GPU by choice, GiB → the smallest of 12, 24, 48, 80 GB it fits; same rows")
     console.print(_choices(outlined, spec, load, one.steps))
     console.print("\nguesses")
     notes = [assumed] if assumed else []
