@@ -23,6 +23,9 @@ PLATEAU_EVERY = 50
 QUIET = 50
 """Steps for which a warning of one kind is not repeated."""
 
+LASTING = frozenset({"plateau", "divergence", "dead_adapter", "routing_collapse", "eval_worse"})
+"""Kinds that stay true once they are: said again only when the run is twice as long."""
+
 ROWS_KEPT = 1000
 """Latest rows whose lengths say what is usual."""
 
@@ -173,7 +176,8 @@ class Health:
         if action == "ignore":
             return None
         if action == "warn":
-            if metrics.step < self._said.get(kind, -QUIET) + QUIET:
+            said = self._said.get(kind)
+            if said is not None and metrics.step < said + max(QUIET, said if kind in LASTING else 0):
                 return None
             self._said[kind] = metrics.step
         groups = tuple(seen) if kind == "dead_adapter" else ()

@@ -88,6 +88,15 @@ def test_a_warning_is_not_repeated_at_once_but_a_skip_is() -> None:
     assert spikes("skip") == [61, 81, 101, 121, 141]
 
 
+def test_what_stays_true_is_said_again_when_the_run_is_twice_as_long() -> None:
+    health, said = Health(), []
+    for number in range(1, 1001):
+        said += health.observe(step(number, loss=3 + 0.01 * (number % 3)))
+    assert [(found.kind, found.step) for found in said] == [
+        ("plateau", 200), ("plateau", 400), ("plateau", 800),
+    ]  # fmt: skip
+
+
 def test_health_is_a_function_of_what_it_observed() -> None:
     steps = [step(n, loss=1 + 0.05 * (n % 3)) for n in range(1, 61)] + [
         step(61, loss=9.0),
