@@ -125,4 +125,6 @@ def _data(config: RunConfig) -> Prepared | None:
         chat = load_chat(config.base_model)
     except ModelError:  # the configuration alone is here
         return None
+    if chat.tokenizer is None:
+        return None
     return prepare(config.data, chat, config.output_dir / "data", seed=config.training.seed)

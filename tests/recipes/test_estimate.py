@@ -20,6 +20,12 @@ from seektune.recipes import estimate
 from seektune.runlog import read
 
 
+@pytest.fixture(autouse=True)
+def _no_second_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process needs by itself is measured in tests/training/test_hardware.py."""
+    monkeypatch.setattr(estimate, "process_bytes", lambda: 400_000_000)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
     write_rows(tmp_path / "rows.jsonl")
@@ -79,6 +85,15 @@ def test_without_a_tokenizer_the_worst_row_is_assumed_and_said(
     assert "every sample has 2,048 tokens and there are 3 steps" in page.getvalue()
     assert found["cuda"].tokens == 3 * 8 * 2048
     assert not (config.output_dir / "data").exists()
+
+
+def test_a_configuration_without_anything_beside_it_is_enough(config: RunConfig, tmp_path: Path) -> None:
+    described = architecture("tiny/deepseek_v3").config
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    for source in (tmp_path, tmp_path / "config.json"):
+        alone = config.model_copy(update={"base_model": str(source)})
+        found = estimate.run(alone, as_json=True, console=Console(file=io.StringIO()))
+        assert sum(found["cuda"].parameters.values()) == 143_792
 
 
 def test_the_precision_is_the_one_that_train_would_load(config: RunConfig) -> None:
