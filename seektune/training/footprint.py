@@ -230,9 +230,14 @@ def _router_weight(layer: Any, load: Workload) -> int:
 
 
 def _routed_transient(mlp: Any, added: Terms, load: Workload) -> float:
-    """The routed experts' backward: few rows at a time on a CPU, all at once on a GPU or unadapted."""
+    """The routed experts' backward: few rows at a time on a CPU, all at once on a GPU.
+
+    Without adapter it is plain autograd, which frees what was kept as it goes.
+    """
     width, inner = map(int, mlp.experts.down_proj.shape[1:])
-    if added.on(mlp.experts) and load.device == "cpu":
+    if not added.on(mlp.experts):
+        return choices_per_token(mlp) * (2 * width + inner) * load.itemsize
+    if load.device == "cpu":
         return 2 * width * FINE
     return choices_per_token(mlp) * (2 * width * load.itemsize + inner * (3 * load.itemsize + 2 * FINE))
 

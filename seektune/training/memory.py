@@ -24,7 +24,7 @@ from seektune.training.footprint import (
     width_of,
 )
 
-SLACK = {"cpu": 0.15, "cuda": 0.02}
+SLACK = {"cpu": 0.12, "cuda": 0.02}
 """Memory that the allocator holds in pieces too small to use, as a share of all that a step allocates and
 frees again: glibc's as seen in benchmarks/estimate.py, a GPU's is a guess."""
 PIECES = (0.3, 0.75)
@@ -88,6 +88,7 @@ def _backward(outlined: Loaded, added: Terms, load: Workload, adapters: int) -> 
     if load.gradient_checkpointing:
         inputs = load.tokens * width * load.itemsize
         last = max(map(sum, zip(kept, passing, strict=True)))
+        freed += sum(kept)  # the forward makes and drops them once more
         kept = [inputs for size in kept if size]
     return {
         "activations": sum(kept) + loss,
