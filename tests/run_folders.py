@@ -30,6 +30,12 @@ CHECKS = {
     "router_unchanged": True,
     "frozen_tensors": 9,
 }
+MEMORY = {
+    "predicted_bytes": 3 * 2**30,
+    "measured_bytes": 4 * 2**30,
+    "error": -0.25,
+    "parts": {"weights": 2 * 2**30, "optimiser": 2**30, "file": 0},
+}
 
 
 def step(number: int, loss: float, eval_loss: float | None = None) -> dict[str, Any]:
@@ -55,6 +61,7 @@ def write_run(folder: Path, **evaluation: Any) -> Path:
     files = {
         "inventory.json": {"rows": [ROW, IDLE], "total_parameters": 5700, "checks": CHECKS},
         "evaluation.json": [EVALUATION | evaluation],
+        "memory.json": MEMORY,
         "environment.json": {"created": "2026-01-02T03:04:05", "cpus": 2, "versions": {"torch": "2.13.0"}},
     }
     for name, content in files.items():

@@ -88,7 +88,8 @@ def _memory(found: Mapping[Device, Estimate]) -> Table:
 
 
 def _work(one: Estimate, load: Workload) -> Iterable[str]:
-    yield f"{one.steps:,} steps, {one.tokens:,} tokens, {one.tokens / one.steps:,.0f} tokens a step"
+    steps = "1 step" if one.steps == 1 else f"{one.steps:,} steps"
+    yield f"{steps}, {one.tokens:,} tokens, {one.tokens / one.steps:,.0f} tokens a step"
     yield f"{one.flops:.3g} FLOPs, {one.flops / one.steps:.3g} a step, {one.flops / one.tokens:.3g} a token"
     adapter, checkpoint = (size_of(one.disk[name]) for name in ("adapter", "checkpoint"))
     yield f"on disk: adapter {adapter}, every checkpoint kept {checkpoint}"
@@ -107,7 +108,7 @@ def _time(one: Estimate, load: Workload) -> Table:
 
 def _choices(outlined: Loaded, spec: AdapterSpec, load: Workload, steps: int) -> Table:
     rows = list(choices(outlined, spec, load, process=CONTEXT_BYTES, steps=steps, ranks=RANKS))
-    table = _table("targets", "r", "trained", *rows[0].peaks)
+    table = _table("targets", "r", "trained", *(name.replace(" ", "\n") for name in rows[0].peaks))
     for row in rows:
         peaks = [f"{peak / GIB:,.1f}{_smallest(peak)}" for peak in row.peaks.values()]
         table.add_row(" + ".join(row.targets), str(row.r), f"{row.trainable / 1e6:,.1f} M", *peaks)

@@ -42,7 +42,11 @@ def run(
     described = architecture(config.base_model)
     outlined = outline(described)
     plan = planned(config, described, _data(config))
-    found = {device: estimated(config, described, outlined, plan, device) for device in DEVICES}
+    processes: dict[Device, int] = {"cpu": process_bytes(), "cuda": CONTEXT_BYTES}
+    found = {
+        device: estimated(config, described, outlined, plan, device, process=process)
+        for device, process in processes.items()
+    }
     if as_json:
         console.print_json(
             data={device: one.to_json() for device, one in found.items()} | {"assumed": plan.assumed}
@@ -52,18 +56,21 @@ def run(
     return found
 
 
-DEVICES: tuple[Device, Device] = ("cpu", "cuda")
-
-
 def estimated(
-    config: RunConfig, described: Architecture, outlined: Loaded, plan: Plan, device: Device
+    config: RunConfig,
+    described: Architecture,
+    outlined: Loaded,
+    plan: Plan,
+    device: Device,
+    *,
+    process: int,
 ) -> Estimate:
-    """The estimate of a plan on one kind of device."""
+    """The estimate of a plan on one kind of device; `process` as `predict` has it."""
     return predict(
         outlined,
         config.lora,
         replace(plan.load, device=device),
-        process=CONTEXT_BYTES if device == "cuda" else process_bytes(),
+        process=process,
         tokens=plan.tokens,
         steps=plan.steps,
         stored=getattr(torch, described.stored),
@@ -108,8 +115,15 @@ def planned(config: RunConfig, described: Architecture, data: Prepared | None) -
     return Plan(load, round(lengths.sum() / len(rows) * windows), steps)
 
 
-def beside(estimate: Estimate) -> Mapping[str, Any]:
-    """The prediction beside this process's highest memory so far, for the report of a run that has ended."""
+def beside(config: RunConfig, data: Prepared, *, process: int) -> Mapping[str, Any]:
+    """What a run that has ended was predicted to need, beside this process's highest memory so far, bytes.
+
+    `process` is what the process held before it loaded the model.
+    """
+    described = architecture(config.base_model)
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+    plan = planned(config, described, data)
+    estimate = estimated(config, described, outline(described), plan, device, process=process)
     measured = measured_peak()
     return {
         "predicted_bytes": estimate.memory.peak,

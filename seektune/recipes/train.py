@@ -15,11 +15,15 @@ from seektune.errors import TrainingError
 from seektune.evaluation.evaluate import verdict
 from seektune.models.chat import load_chat
 from seektune.models.load import load_model
+from seektune.recipes.costs import size_of
+from seektune.recipes.estimate import beside
 from seektune.recipes.evaluate import compare, router_unchanged
 from seektune.recipes.fit import fit
 from seektune.recipes.prepare import prepared
 from seektune.recipes.run_folder import open_run
 from seektune.reports.html import write_report
+from seektune.runlog import write_json
+from seektune.training.hardware import process_now
 from seektune.training.world import world
 
 
@@ -51,16 +55,21 @@ def run(
     if opened.state is not None:
         console.print(f"going on after step {opened.state.step}")
     data = prepared(config, load_chat(config.base_model), console=console)
+    process = process_now()
     loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
     attach(loaded, config.lora, seed=config.training.seed)
     console.print(str(inventory(loaded)), highlight=False)
 
     started = time.process_time() - (opened.state.values["cpu_seconds"] if opened.state else 0.0)
     failure = fit(config, loaded, data, state=opened.state, console=console)
+    needed = beside(config, data, process=process)
+    write_json(folder / "memory.json", needed)
     save_adapter(loaded, folder / "adapter")
     spent = time.process_time() - started
     proven = "base and router" if router_unchanged(folder) else "base"
     console.print(f"adapter saved in {folder / 'adapter'}; the frozen {proven} proven unchanged")
+    predicted, measured = (size_of(needed[f"{key}_bytes"]) for key in ("predicted", "measured"))
+    console.print(f"memory at its highest: {measured}, predicted {predicted}", highlight=False)
 
     found = compare(config, loaded, data, console=console, task=task, cpu_seconds=spent)
     report = write_report(folder, verdicts=[verdict(found)] if found else [])

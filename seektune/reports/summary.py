@@ -22,6 +22,7 @@ class Summary:
     total_parameters: int
     checks: dict[str, Any]
     steps: tuple[StepMetrics, ...]
+    memory: dict[str, Any]  # predicted beside measured
     evaluations: tuple[Evaluation, ...]
 
     @property
@@ -41,7 +42,7 @@ class Summary:
 
 
 def summarise(folder: Path | str) -> Summary:
-    """Read run.yaml, environment.json, inventory.json, metrics.jsonl and evaluation.json, as far as there."""
+    """Read the run's records (run.yaml, metrics.jsonl and the JSON files), as far as they are there."""
     folder = Path(folder)
     inventory = _json(folder / "inventory.json") or {}
     metrics = folder / "metrics.jsonl"
@@ -54,6 +55,7 @@ def summarise(folder: Path | str) -> Summary:
         total_parameters=inventory.get("total_parameters", 0),
         checks=inventory.get("checks", {}),
         steps=runlog.read(metrics) if metrics.exists() else (),
+        memory=_json(folder / "memory.json") or {},
         evaluations=tuple(_evaluation(entry) for entry in _json(folder / "evaluation.json") or ()),
     )
 

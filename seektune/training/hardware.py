@@ -77,6 +77,11 @@ def process_bytes() -> int:
     return int(done.stdout) + KERNEL_BYTES
 
 
+def process_now() -> int:
+    """The same of this process, to be asked before it loads a model; on a GPU what its context takes."""
+    return CONTEXT_BYTES if torch.cuda.is_available() else resident() + KERNEL_BYTES
+
+
 def measured_peak() -> int:
     """The most memory this process has held so far, bytes: on its GPU if it has one, else resident."""
     if torch.cuda.is_available():

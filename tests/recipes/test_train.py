@@ -17,8 +17,8 @@ from seektune.recipes import train
 
 def test_a_run_leaves_exactly_the_files_of_a_run_folder(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == sorted(
-        ["run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "checkpoints", "adapter", "data",
-         "evaluation.json", "report.html"]
+        ["run.yaml", "environment.json", "inventory.json", "metrics.jsonl", "memory.json", "checkpoints",
+         "adapter", "data", "evaluation.json", "report.html"]
     )  # fmt: skip
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-2", "step-3"]
 

@@ -21,6 +21,13 @@ def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
     assert "base_model: tiny/deepseek_v3" in text
 
 
+def test_predicted_memory_stands_beside_measured(tmp_path: Path) -> None:
+    text = text_of(write_report(write_run(tmp_path / "moe")))
+    assert "4.00 GiB measured, 3.00 GiB predicted (-25 %)" in text
+    assert "weights 2,048.0" in text
+    assert "file" not in text.split("predicted part")[1].split("Made with")[0]
+
+
 def test_the_page_needs_no_other_file_and_no_script(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "moe")).read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|<img|https?://|url\(|@import|src=", page)

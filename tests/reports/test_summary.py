@@ -16,6 +16,7 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     assert run.steps[-1].eval_loss == 0.3
     assert run.evaluations[0].tuned.accuracy == 0.625
     assert (run.trainable, run.tokens, run.seconds) == (60, 2000, 40.0)
+    assert run.memory["error"] == -0.25
     assert run.config == "base_model: tiny/deepseek_v3\n"
 
 
