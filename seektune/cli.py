@@ -138,11 +138,13 @@ def chat(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a page.")] = False,
+) -> None:
     """Show versions, devices, what works here and what to install."""
     from seektune.recipes import doctor as recipe
 
-    raise typer.Exit(code=0 if recipe.run() else 1)
+    raise typer.Exit(code=0 if recipe.run(as_json=json) else 1)
 
 
 def main() -> None:

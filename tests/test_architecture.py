@@ -41,7 +41,7 @@ DOORS = {
     "accelerate": {"training"},
     "sklearn": {"evaluation.baselines", "data.profile.match", "data.negatives.make"},
     "scipy": {"evaluation.compare"},
-    "packaging": {"recipes.doctor"},
+    "packaging": {"recipes.installation"},
     "rich": {"recipes"},
     "typer": {"cli"},
     "torch": set(LEVELS) - {"types", "config", "errors", "runlog", "cli", "reports", "__main__", "__init__"},

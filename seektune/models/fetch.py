@@ -20,6 +20,11 @@ _SMALL = ["*.json", "*.jinja", "*.model", "merges.txt"]  # configuration and tok
 _WEIGHTS = ["*.safetensors"]
 
 
+def hub_cache() -> Path:
+    """Where the models of a hub are kept on this machine; HF_HOME and HF_HUB_CACHE move it."""
+    return Path(constants.HF_HUB_CACHE)
+
+
 def local_folder(source: str, *, weights: bool = True) -> Path:
     """The folder of a checkpoint: a path as it is, `org/name` through the hub, `modelscope:org/name`.
 

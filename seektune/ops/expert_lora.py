@@ -5,6 +5,8 @@ T tokens, K choices per token, E experts, N experts with LoRA, H hidden width, I
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,12 +52,14 @@ def expert_lora(
     check_dtype(hidden, *base)
     _check_shapes(hidden, top_k_index, gate_up_proj, down_proj, lora, slots)
     dtype = compute_dtype(hidden)
-    run = (
-        expert_lora_grouped
-        if hidden.is_cuda and grouped_fits(hidden, gate_up_proj, dtype)
-        else expert_lora_loop
-    )
+    run = variant(hidden, gate_up_proj, dtype)
     return run(hidden, top_k_index, top_k_weights, *base, lora, scaling, slots, gate, dropout, dtype)
+
+
+def variant(hidden: Tensor, gate_up_proj: Tensor, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Which form runs for products in `dtype`: all experts at once on a GPU, where grouped products can."""
+    grouped = hidden.is_cuda and grouped_fits(hidden, gate_up_proj, dtype)
+    return expert_lora_grouped if grouped else expert_lora_loop
 
 
 def expert_lora_reference(

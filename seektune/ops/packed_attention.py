@@ -23,7 +23,7 @@ def packed_attention(
     so that `.transpose(1, 2)` is contiguous.
     """
     width, lengths = v.shape[-1], cu_seqlens.diff().tolist()
-    if not dropout and _blocks_are_faster(q, k, v):
+    if not dropout and blocks_are_faster(q, k, v):
         return packed_attention_blocks(q, k, v, lengths, scaling)
     if width < q.shape[-1]:  # the fused kernels want equal widths; zero columns cost less than leaving them
         v = F.pad(v, (0, q.shape[-1] - width))
@@ -52,7 +52,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, dropout: float) -> 
     )
 
 
-def _blocks_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def blocks_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Narrow values on CPU: a fifth off forward and backward at 256 tokens, nothing lost at 64 or 1,024."""
     fine = compute_dtype(q) in (torch.float32, torch.float64)
     return fine and q.device.type == "cpu" and v.shape[-1] < q.shape[-1] and k.shape[1] == q.shape[1]

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from seektune.errors import ModelError, OfflineError
-from seektune.models.fetch import local_folder
+from seektune.models.fetch import hub_cache, local_folder
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +82,7 @@ def test_modelscope_offline_is_an_offline_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "modelscope", client)
     with pytest.raises(OfflineError, match="cannot fetch org/name from ModelScope"):
         local_folder("modelscope:org/name")
+
+
+def test_models_of_a_hub_are_kept_where_the_hub_keeps_them() -> None:
+    assert hub_cache() == Path(constants.HF_HUB_CACHE)
