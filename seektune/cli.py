@@ -91,8 +91,10 @@ def train(
     """Train an adapter, prove what trained, evaluate it and write a report."""
     from seektune.config.run import load_config
     from seektune.recipes import train as recipe
+    from seektune.training.world import leave
 
     recipe.run(load_config(config, overrides or ()), overwrite=overwrite, resume=resume)
+    leave()
 
 
 @app.command()
@@ -152,7 +154,8 @@ def main() -> None:
     try:
         app()
     except SeektuneError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        if not error.reported:
+            typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -16,6 +16,8 @@ SeektuneError
 class SeektuneError(ValueError):
     """Base of all; the message names what is wrong, where, and the fix."""
 
+    reported = False  # by another process of the same run
+
 
 class ConfigError(SeektuneError):
     """A configuration key, value or file is wrong."""

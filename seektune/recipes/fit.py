@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 
 from rich.console import Console
 
@@ -18,7 +19,11 @@ from seektune.training.loop import train
 from seektune.training.saver import Saver
 from seektune.training.schedule import planned_steps
 from seektune.training.state import State
+from seektune.training.world import first_alone, highest, world
 from seektune.types import Sample
+
+PASSED_ON = 5.0
+"""Seconds within which a launcher repeats to its processes the signal that they have received already."""
 
 NOT_FOR_THE_LOOP = {
     *("objective", "per_device_train_batch_size", "bf16", "fp16"),
@@ -30,9 +35,11 @@ def fit(
     config: RunConfig, loaded: Loaded, data: Prepared, *, state: State | None, console: Console
 ) -> str | None:
     """The steps after `state`: each is logged to metrics.jsonl, every `save_steps`-th, the last, and the best
-    so far leave a checkpoint. Returns what a failing disk did not take, if so.
+    so far leave a checkpoint. Returns what a failing disk did not take, if so. Of several processes the
+    first one alone writes; a signal to any of them ends all after the same step.
     """
     settings, folder = config.training, config.output_dir
+    first, alone = world()[0] == 0, world()[1] == 1
     rows = ragged(config, data.train)
     held_out = ragged(config, data.held_out, shuffle=False) if len(data.held_out) else None
     total = planned_steps(
@@ -49,36 +56,49 @@ def fit(
         resume=state,
         **settings.model_dump(exclude=NOT_FOR_THE_LOOP),
     )
+    stopped = 0
     log = Log(folder / "metrics.jsonl")
     shown = track(run, total, console=console, logging_steps=settings.logging_steps)
     with (
-        interruption() as asked,
+        interruption(grace=0.0 if alone else PASSED_ON, told=first) as asked,
         Saver(folder / "checkpoints", keep=settings.save_total_limit) as saver,
         closing(run),
         closing(shown),
     ):
         for metrics in shown:
-            log.append(metrics)
-            saver.poll()
             due = metrics.step == total or metrics.step % settings.save_steps == 0
-            if due or asked or saver.is_best(metrics.eval_loss):
-                saver.save(run.state(), eval_loss=metrics.eval_loss)
-            if asked:
+            if first:
+                log.append(metrics)
+                saver.poll()
+                due = due or saver.is_best(metrics.eval_loss)
+            save, stopped = highest(due, asked[0] if asked else 0)
+            if save or stopped:
+                state = run.state()
+                if first:
+                    saver.save(state, eval_loss=metrics.eval_loss)
+            if stopped:
                 break
-    failure = saver.failure or log.failure
-    if asked:
-        console.print(failure or "stopped, and saved", markup=False, highlight=False)
-        console.print(f"go on with: seektune train {folder / 'run.yaml'}", markup=False, highlight=False)
-        raise SystemExit(128 + asked[0])
-    return failure
+    return first_alone(lambda: _end(saver.failure or log.failure, folder, stopped, console))
+
+
+def _end(failure: str | None, folder: Path, stopped: int, console: Console) -> str | None:
+    """Leave by SystemExit where a signal stopped the run."""
+    if not stopped:
+        return failure
+    console.print(failure or "stopped, and saved", markup=False, highlight=False)
+    console.print(f"go on with: seektune train {folder / 'run.yaml'}", markup=False, highlight=False)
+    raise SystemExit(128 + stopped)
 
 
 def ragged(config: RunConfig, samples: Sequence[Sample], shuffle: bool = True) -> Batches:
-    """The samples in ragged batches as the run is configured."""
+    """This process's share of the samples in ragged batches, as the run is configured."""
+    rank, size = world()
     return Batches(
         samples=samples,
         batch_size=config.training.per_device_train_batch_size,
         pack_tokens=config.data.pack_tokens,
         seed=config.training.seed,
+        rank=rank,
+        world_size=size,
         shuffle=shuffle,
     )

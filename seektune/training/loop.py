@@ -22,7 +22,7 @@ from seektune.training.schedule import planned_steps
 from seektune.training.state import State
 from seektune.training.trainer import Trainer
 from seektune.training.window import Window, windows
-from seektune.training.world import world
+from seektune.training.world import highest, world
 from seektune.types import BatchSource, StepMetrics
 
 logger = logging.getLogger(__name__)
@@ -128,6 +128,11 @@ def _check(loaded: Loaded, batches: BatchSource, eval_batches: BatchSource | Non
     for name, source in {"batches": batches, "eval_batches": eval_batches}.items():
         if source is not None and not len(source):
             raise TrainingError(f"{name} is empty: no row is left to learn from or to score")
+        if source is not None and sum(highest(len(source), -len(source))):  # most minus fewest
+            raise TrainingError(
+                f"{name} has more batches in some processes than in others, which would wait for each other "
+                "forever: give every process as many, as data.batches does"
+            )
     if loaded.device.type == "cpu" and loaded.model.dtype == torch.float16:
         raise TrainingError(
             "float16 does not train on a CPU, its range needs a GPU's loss scaling: "
