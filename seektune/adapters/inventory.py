@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +11,10 @@ from torch import Tensor, nn
 
 from seektune.adapters.attach import Delta, active_adapter, chosen_sites, deltas_of, spec_of
 from seektune.adapters.experts import ExpertsLowRank
-from seektune.adapters.fingerprints import checksums, sha256
+from seektune.adapters.fingerprints import checksums
+from seektune.adapters.frozen import Frozen, plain_name
 from seektune.adapters.lowrank import LowRank
+from seektune.adapters.shards import local, whole
 from seektune.adapters.wrap import AdaptedLinear
 from seektune.errors import GateError
 from seektune.models.families import GROUPS
@@ -65,18 +65,21 @@ class Gate:
         if name is None:
             raise GateError("no adapter is active, so nothing would train: attach or activate one")
         self._deltas = deltas_of(loaded, name)
-        self._trainable = dict(_named_parameters(self._deltas))
         self.inventory = inventory(loaded)
         _raise("the adapter is not what its spec asks for", _table_problems(loaded, name, self._deltas))
         self._note(table=True, gradients=None, first_update=None)
         for delta in self._deltas.values():
             _clear_record(delta)
-        self._router = _router_tensors(loaded)
-        self._digests = {key: sha256(tensor) for key, tensor in self._router.items()}
-        self._checksums = checksums(self._frozen())
-        self._base = hashlib.sha256(repr([self._digests, self._checksums]).encode()).hexdigest()
+        self._held = Frozen(loaded, self._deltas)
         self._before: dict[str, int] = {}
         self._with_gradient: set[str] = set()
+
+    def sharded(self) -> None:
+        """Once the model is held in parts (FSDP2): together they are what it was; every process must call it.
+
+        From here on each process proves of its own parts that they do not move.
+        """
+        _raise("after sharding", self._held.sharded())
 
     def after_backward(self) -> None:
         """After the first backward: each B whose module took part has a finite, non-zero gradient.
@@ -96,29 +99,31 @@ class Gate:
         """Before an optimiser step: note the trainable parameters, until the first update is checked."""
         if self.inventory.checks["first_update"] is not None:
             return
-        self._before = checksums(self._trainable)
+        trainable = dict(_named_parameters(self._deltas))
+        self._before = checksums({key: local(p) for key, p in trainable.items()})
         self._with_gradient = {
-            key for key, p in self._trainable.items() if p.grad is not None and bool(p.grad.any())
+            key for key, p in trainable.items() if p.grad is not None and bool(local(p.grad).any())
         }
 
     def after_update(self, learning_rate: float) -> None:
         """After the first optimiser step at a rate above 0: what had a gradient moved, nothing frozen did."""
         if self.inventory.checks["first_update"] is not None or learning_rate <= 0:
             return
-        after = checksums(self._trainable)
+        trainable = {key: local(p) for key, p in _named_parameters(self._deltas)}
+        after = checksums(trainable)
         problems = [
             f"{key} had a gradient but did not change: is it in the optimiser?"
             for key in sorted(self._with_gradient)
-            if after[key] == self._before[key] and not _lost_in_rounding(self._trainable[key], learning_rate)
+            if after[key] == self._before[key] and not _lost_in_rounding(trainable[key], learning_rate)
         ]
-        problems += self._moved_router() + self._moved_frozen()
+        problems += self._held.moved_router() + self._held.moved_base()
         self._note(first_update=not problems)
         _raise("after the first update", problems)
 
     def record(self) -> dict[str, Any]:
         """What the gate of a resumed run must know, as JSON values: the base, what passed, what was used."""
         return {
-            "base": self._base,
+            "base": self._held.identity,
             "passed": {key: self.inventory.checks[key] for key in _CARRIED},
             "used": {site: _used(delta) for site, delta in self._deltas.items()},
         }
@@ -129,7 +134,7 @@ class Gate:
         Late in a run a gradient may vanish and an update may be lost in rounding by right, so a second
         first step proves nothing. Raises GateError when the base is not the one the run began with.
         """
-        if record["base"] != self._base:
+        if record["base"] != self._held.identity:
             raise GateError(
                 "the base is not the one the run began with: its frozen weights differ from those that the "
                 "checkpoint was trained on; load the same base in the same dtype, or start again"
@@ -140,14 +145,14 @@ class Gate:
 
     def finish(self) -> Inventory:
         """The proofs at the end, also of a run that died: nothing frozen moved, no group went unused."""
-        router, frozen = self._moved_router(), self._moved_frozen()
+        router, frozen = self._held.moved_router(), self._held.moved_base()
         unused = self._unused_groups() if self.inventory.checks["first_update"] is not None else []
         experts = [delta for delta in self._deltas.values() if isinstance(delta, ExpertsLowRank)]
         self._note(
-            router_unchanged=not router if self._router else None,
-            router_tensors=len(self._digests),
+            router_unchanged=not router if self._held.router else None,
+            router_tensors=self._held.router,
             frozen_unchanged=not frozen,
-            frozen_tensors=len(self._checksums),
+            frozen_tensors=self._held.base,
             unused_groups=unused,
             experts_adapted=sum(len(delta.experts) for delta in experts),
             experts_never_hit=sum(int((~delta.reached_rows()).sum()) for delta in experts),
@@ -158,28 +163,6 @@ class Gate:
 
     def _note(self, **checks: Any) -> None:
         self.inventory = replace(self.inventory, checks=self.inventory.checks | checks)
-
-    def _frozen(self) -> dict[str, Tensor]:
-        """Everything that must not move, by name: parameters and stored buffers, less adapter and router.
-
-        Buffers that are not stored may move by right: some rotary embeddings follow the row's length.
-        """
-        model = self._loaded.model
-        trainable = {id(parameter) for parameter in self._trainable.values()}
-        stored = model.state_dict().keys()
-        tensors = {key: p for key, p in model.named_parameters() if id(p) not in trainable}
-        tensors |= {key: buffer for key, buffer in model.named_buffers() if key in stored}
-        return {key: tensor for key, tensor in tensors.items() if key not in self._router}
-
-    def _moved_frozen(self) -> list[str]:
-        after = checksums(self._frozen())
-        changed = [key for key in self._checksums | after if self._checksums.get(key) != after.get(key)]
-        return [f"{_plain(key)} is frozen but changed" for key in changed]
-
-    def _moved_router(self) -> list[str]:
-        after = {key: sha256(tensor) for key, tensor in _router_tensors(self._loaded).items()}
-        changed = [key for key in self._digests | after if self._digests.get(key) != after.get(key)]
-        return [f"{key} belongs to the router, which must not change" for key in changed]
 
     def _unused_groups(self) -> list[str]:
         sites = all_sites(self._loaded.model, self._loaded.family)
@@ -211,17 +194,7 @@ def _table_problems(loaded: Loaded, name: str, deltas: Mapping[str, Delta]) -> I
     ours = {id(parameter) for parameter in trainable.values()}
     for key, parameter in loaded.model.named_parameters():
         if parameter.requires_grad and id(parameter) not in ours:
-            yield f"{_plain(key)} is not part of the adapter but would train"
-
-
-def _router_tensors(loaded: Loaded) -> dict[str, Tensor]:
-    """Weights and buffers of the routers by name."""
-    found: dict[str, Tensor] = {}
-    for name, module in loaded.model.named_modules():
-        if loaded.family.router and re.fullmatch(loaded.family.router, name):
-            tensors = [*module.named_parameters(), *module.named_buffers()]
-            found |= {f"{name}.{key}": tensor for key, tensor in tensors}
-    return found
+            yield f"{plain_name(key)} is not part of the adapter but would train"
 
 
 def _clear_record(delta: Delta) -> None:
@@ -253,14 +226,16 @@ def _took_part(delta: Delta) -> bool:
 
 
 def _gradient_problems(site: str, delta: Delta) -> Iterator[str]:
+    # Before anything that may differ between processes: each must ask for the whole of each gradient.
+    gradients = {key: None if p.grad is None else whole(p.grad) for key, p in delta.named_parameters()}
     if not _took_part(delta):
         return
     if isinstance(delta, LowRank):
-        for _, problem in _bad_rows(delta.lora_B.grad, torch.ones(1, dtype=torch.bool)):
+        for _, problem in _bad_rows(gradients["lora_B"], torch.ones(1, dtype=torch.bool)):
             yield f"{site}.lora_B {problem}"
         return
-    for key, parameter in (("gate_up_B", delta.gate_up_B), ("down_B", delta.down_B)):
-        for row, problem in _bad_rows(parameter.grad, delta.reached_rows()):
+    for key in ("gate_up_B", "down_B"):
+        for row, problem in _bad_rows(gradients[key], delta.reached_rows()):
             yield f"{site}.{key} of expert {delta.experts[row]} {problem}"
 
 
@@ -282,11 +257,6 @@ def _bad_rows(gradient: Tensor | None, asked: Tensor) -> Iterator[tuple[int, str
 def _lost_in_rounding(parameter: Tensor, learning_rate: float) -> bool:
     """Whether an Adam step, about the learning rate in size, may vanish in float32."""
     return learning_rate < torch.finfo(parameter.dtype).eps * float(parameter.detach().abs().max())
-
-
-def _plain(key: str) -> str:
-    """The name the tensor has in the base model."""
-    return key.replace(".base_layer.", ".")
 
 
 def _raise(when: str, problems: Iterable[str]) -> None:

@@ -12,6 +12,11 @@ from seektune.adapters.attach import wrappers_of
 from seektune.models.load import Loaded
 
 
+def is_part(tensor: Tensor) -> bool:
+    """Whether this process holds only a part of it."""
+    return isinstance(tensor, DTensor)
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, another as it is."""
     if not isinstance(tensor, DTensor):
@@ -30,7 +35,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def is_sharded(loaded: Loaded) -> bool:
     """Whether this process holds only a part of the model."""
-    return any(isinstance(parameter, DTensor) for parameter in loaded.model.parameters())
+    return any(map(is_part, loaded.model.parameters()))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from seektune.adapters.attach import Delta, add_deltas, check_name, deltas_of, p
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.peft_layout import config_of, parts_of
 from seektune.adapters.peft_read import linears_of, peft_deltas, refuse_differences, refuse_rank
+from seektune.adapters.shards import is_part
 from seektune.config.adapter import AdapterSpec
 from seektune.config.section import validated
 from seektune.errors import AdapterError, ConfigError
@@ -44,6 +45,11 @@ def save_adapter(loaded: Loaded, folder: Path | str, *, name: str = "default") -
     folder appears complete or not at all.
     """
     spec, deltas = spec_of(loaded, name), deltas_of(loaded, name)
+    if any(is_part(tensor) for delta in deltas.values() for tensor in delta.parameters()):
+        raise AdapterError(
+            "this process holds only a part of the adapter: enter adapters.shards.whole_adapter(loaded) in "
+            "every process, and save in one of them within it"
+        )
     folder = Path(folder).resolve()
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

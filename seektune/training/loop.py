@@ -128,7 +128,7 @@ def _check(loaded: Loaded, batches: BatchSource, eval_batches: BatchSource | Non
     for name, source in {"batches": batches, "eval_batches": eval_batches}.items():
         if source is not None and not len(source):
             raise TrainingError(f"{name} is empty: no row is left to learn from or to score")
-        if source is not None and sum(highest(len(source), -len(source))):  # most minus fewest
+        if source is not None and -highest(-len(source))[0] != highest(len(source))[0]:
             raise TrainingError(
                 f"{name} has more batches in some processes than in others, which would wait for each other "
                 "forever: give every process as many, as data.batches does"

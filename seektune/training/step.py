@@ -14,13 +14,16 @@ class TrainStep(nn.Module):
     """Weighted token loss of one ragged row.
 
     One forward runs the trunk and the chunked cross-entropy: DDP and FSDP hook the forward of the module they
-    wrap, so calling trunk and head apart would leave gradients unsynchronised.
+    wrap, so calling trunk and head apart would leave gradients unsynchronised. `_no_split_modules` names the
+    classes that FSDP shards one by one, as accelerate asks a transformers model for them: the decoder layers.
     """
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
         self.model = loaded.model
         self.packs = loaded.family.packs
+        classes = {type(module).__name__ for module in loaded.model.modules()}
+        self._no_split_modules = sorted(classes & set(loaded.model._no_split_modules or ()))
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, targets: Tensor, weights: Tensor

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from seektune.adapters.inventory import Gate
+from seektune.adapters.shards import whole
 from seektune.config.training import TrainingConfig
 from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
@@ -69,6 +70,7 @@ class Trainer:
             warmup_ratio=settings.warmup_ratio,
         )
         self.module, self.optimizer = self.accelerator.prepare(TrainStep(loaded), optimizer)
+        self.gate.sharded()
         # torch's own: accelerate's precision is fixed for the whole process by whoever asks first.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.model.dtype == torch.float16)
         self.step = 0  # optimiser steps applied
@@ -203,7 +205,8 @@ class Trainer:
     def _clipped_norm(self, window: Window) -> float:
         """Norm of the gradients before they were clipped; not finite only where loss scaling will retry."""
         self.scaler.unscale_(self.optimizer)
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm).item()
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
+        norm = whole(norm).item()
         retries = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if not math.isfinite(norm) and not retries:
             raise self._non_finite("gradient", window.row_ids)
