@@ -85,8 +85,8 @@ def _end(failure: str | None, folder: Path, stopped: int, console: Console) -> s
     """Leave by SystemExit where a signal stopped the run."""
     if not stopped:
         return failure
-    console.print(failure or "stopped, and saved", markup=False, highlight=False)
-    console.print(f"go on with: seektune train {folder / 'run.yaml'}", markup=False, highlight=False)
+    for line in (failure or "stopped, and saved", f"go on with: seektune train {folder / 'run.yaml'}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     raise SystemExit(128 + stopped)
 
 

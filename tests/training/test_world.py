@@ -36,9 +36,7 @@ def test_a_launch_that_would_do_something_else_is_refused_at_once(monkeypatch: p
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError(
-            "[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
-        ),
+        RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"),
         RuntimeError("Timed out waiting 600000ms for recv operation to complete"),
         dist.DistBackendError("NCCL communicator was aborted"),
     ],
