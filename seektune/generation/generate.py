@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import EllipsisType
 from typing import Any, cast, overload
 
-import torch
-
-from seektune.adapters.attach import Wrapper, active_adapter, adapters, at_work, wrappers_of
+from seektune.adapters.attach import active_adapter, adapters
 from seektune.data.templates.render import prompt_ids
 from seektune.errors import AdapterError, ConfigError, ModelError
-from seektune.generation.sampling import next_token
-from seektune.generation.streaming import decode, text_pieces
+from seektune.generation.engine import Engine
+from seektune.generation.request import Request, Sampling
 from seektune.models.load import Loaded
 from seektune.types import Completion, Message
 
@@ -45,7 +41,7 @@ def generate(
     seed: int = 0,
     adapter: str | EllipsisType | None = ...,
 ) -> list[Completion]:
-    """Several prompts, one after another."""
+    """Several prompts, answered together."""
 
 
 def generate(
@@ -57,7 +53,7 @@ def generate(
     seed: int = 0,
     adapter: str | EllipsisType | None = ...,
 ) -> Completion | list[Completion]:
-    """The model's answer to a prompt, or to each of a list of prompts, one after another.
+    """The model's answer to a prompt, or to each of a list of prompts, all computed together.
 
     Greedy at temperature 0; above it, prompt i of a list is sampled with `seed + i`. `adapter` names the
     adapter that answers, None is the base alone, left out it is whichever is active; nothing stays switched.
@@ -66,14 +62,21 @@ def generate(
     Raises ConfigError on a wrong setting, AdapterError on an unknown adapter, ModelError without a tokenizer
     or without room for one more token in the model's context.
     """
-    _check_settings(max_new_tokens, temperature)
-    name = _adapter_name(loaded, adapter)
     prompts = _listed(prompt)
-    completions = []
-    for index, ids in enumerate([encode_prompt(loaded, item) for item in prompts]):
-        tokens = tuple(_tokens(loaded, ids, max_new_tokens, temperature, seed + index, name))
-        reason = "stop" if tokens[-1] in stop_ids(loaded) else "length"
-        completions.append(Completion(decode(loaded.tokenizer, list(tokens)), tokens, reason, name))
+    engine = _engine(loaded, prompts, adapter, max_new_tokens, temperature, seed)
+    tokens: list[list[int]] = [[] for _ in prompts]
+    texts, reasons = [""] * len(prompts), [""] * len(prompts)
+    while engine.has_work:
+        for output in engine.step():
+            index = int(output.id)
+            tokens[index] += output.tokens
+            texts[index] += output.text
+            reasons[index] = output.finish_reason or ""
+    name = _adapter_name(loaded, adapter)
+    completions = [
+        Completion(text, tuple(ids), reason, name)
+        for text, ids, reason in zip(texts, tokens, reasons, strict=True)
+    ]
     return completions if prompts is prompt else completions[0]
 
 
@@ -90,9 +93,7 @@ def stream(
 
     Between two pieces the model is as it was: other streams, with other adapters, may run in turn with it.
     """
-    _check_settings(max_new_tokens, temperature)
-    name, ids = _adapter_name(loaded, adapter), encode_prompt(loaded, prompt)
-    return text_pieces(loaded.tokenizer, _tokens(loaded, ids, max_new_tokens, temperature, seed, name))
+    return _pieces(_engine(loaded, [prompt], adapter, max_new_tokens, temperature, seed))
 
 
 def encode_prompt(loaded: Loaded, prompt: Prompt) -> list[int]:
@@ -107,54 +108,37 @@ def encode_prompt(loaded: Loaded, prompt: Prompt) -> list[int]:
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
-def stop_ids(loaded: Loaded) -> frozenset[int]:
-    """Tokens that end an answer: end of sequence as the tokenizer and as the generation configuration say."""
-    configured = loaded.model.generation_config.eos_token_id
-    ids = list(configured) if isinstance(configured, list) else [configured]
-    ids.append(loaded.tokenizer.eos_token_id if loaded.tokenizer else None)
-    return frozenset(token for token in ids if token is not None)
+def _engine(
+    loaded: Loaded,
+    prompts: list[Prompt],
+    adapter: str | EllipsisType | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> Engine:
+    """An engine with one request per prompt, whose ids are their places in the list."""
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {max_new_tokens}: it must be 1 or more")
+    name = _adapter_name(loaded, adapter)
+    requests = [
+        Request(
+            id=str(index),
+            prompt=tuple(encode_prompt(loaded, prompt)),
+            sampling=Sampling(max_tokens=max_new_tokens, temperature=temperature, seed=seed + index),
+            adapter=name,
+            cache_key=name or "",
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    engine = Engine(loaded)
+    for request in requests:
+        engine.submit(request)
+    return engine
 
 
-def _tokens(
-    loaded: Loaded, ids: list[int], max_new_tokens: int, temperature: float, seed: int, name: str | None
-) -> Iterator[int]:
-    """New tokens, the end-of-sequence token included; at most what the model's context has room for."""
-    context = loaded.model.config.get_text_config().max_position_embeddings
-    if len(ids) >= context:
-        raise ModelError(f"the prompt has {len(ids)} tokens and the model's context is {context}: shorten it")
-    generator = torch.Generator(loaded.device).manual_seed(seed)
-    stops, cache, inputs = stop_ids(loaded), None, ids
-    wrappers = list(wrappers_of(loaded.model).values())
-    for _ in range(min(max_new_tokens, context - len(ids))):
-        with torch.no_grad(), _answering(loaded, wrappers, name):
-            output = loaded.model(
-                input_ids=torch.tensor([inputs], device=loaded.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        cache = output.past_key_values
-        token = next_token(output.logits[0, -1], temperature, generator)
-        yield token
-        if token in stops:
-            return
-        inputs = [token]
-
-
-@contextmanager
-def _answering(loaded: Loaded, wrappers: list[Wrapper], name: str | None) -> Iterator[None]:
-    """Evaluation mode with the adapter `name` at work; mode and adapter are as before afterwards."""
-    if name is not None and name not in adapters(loaded):
-        raise AdapterError(f"the adapter {name!r} was detached while it was answering")
-    was_training = loaded.model.training
-    if was_training:
-        loaded.model.eval()
-    try:
-        with at_work(wrappers, name):
-            yield
-    finally:
-        if was_training:
-            loaded.model.train()
+def _pieces(engine: Engine) -> Iterator[str]:
+    while engine.has_work:
+        yield from filter(None, (output.text for output in engine.step()))
 
 
 def _adapter_name(loaded: Loaded, adapter: str | EllipsisType | None) -> str | None:
@@ -171,10 +155,3 @@ def _listed(prompt: Prompt | list[Prompt]) -> list[Prompt]:
     if isinstance(prompt, list) and not any(isinstance(item, Message | Mapping) for item in prompt):
         return cast(list[Prompt], prompt)
     return [cast(Prompt, prompt)]
-
-
-def _check_settings(max_new_tokens: int, temperature: float) -> None:
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens is {max_new_tokens}: it must be 1 or more")
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ConfigError(f"temperature is {temperature}: it must be 0 (greedy) or above, and finite")

@@ -9,7 +9,8 @@ from seektune.adapters.attach import activate, active_adapter, attach
 from seektune.config.adapter import AdapterSpec
 from seektune.data.templates.render import prompt_ids
 from seektune.errors import AdapterError, ConfigError, ModelError
-from seektune.generation.generate import encode_prompt, generate, stop_ids, stream
+from seektune.generation.engine import stop_ids
+from seektune.generation.generate import encode_prompt, generate, stream
 from seektune.models.load import Loaded, load_model
 from seektune.models.tiny import TINY
 from seektune.types import Completion, Message

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from seektune.data.templates.render import TEMPLATES
-from seektune.generation.streaming import decode, text_pieces
+from seektune.generation.streaming import TextStream, decode, text_pieces
 from seektune.models.tiny import byte_tokenizer
 
 TOKENIZER = byte_tokenizer(TEMPLATES["deepseek_v3"])
@@ -67,3 +67,34 @@ def test_the_real_deepseek_tokenizer_streams_the_same_way() -> None:
     assert "".join(pieces) == text
     assert len(pieces) > 5
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+STOPS = st.lists(st.text("ab病", min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@given(text=st.text("ab病", max_size=20), stops=STOPS)
+def test_text_ends_before_the_first_stop_string_and_is_held_back_no_longer_than_needed(
+    text: str, stops: list[str]
+) -> None:
+    stream, shown, pushed = TextStream(TOKENIZER, stops), "", b""
+    ends = [text.find(stop) for stop in stops if stop in text]
+    expected = text[: min(ends)] if ends else text
+    for token in ids(text):
+        shown += stream.push(token)
+        pushed += bytes([0])
+        assert expected.startswith(shown)
+        if stream.stopped:
+            break
+        so_far = text.encode()[: len(pushed)].decode(errors="ignore")
+        held = so_far[len(shown) :]
+        assert so_far.startswith(shown)
+        assert not held or any(stop.startswith(held) and stop != held for stop in stops)
+    assert stream.stopped == bool(ends)
+    assert shown + stream.finish() == expected
+    assert stream.finish() == ""
+
+
+def test_what_only_looked_like_a_stop_string_is_shown_at_the_end() -> None:
+    stream = TextStream(TOKENIZER, ["STOP"])
+    assert "".join(map(stream.push, ids("go STO"))) == "go "
+    assert stream.finish() == "STO"

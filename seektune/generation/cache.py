@@ -1,0 +1,170 @@
+"""Keys and values of all layers in pages, and what one forward over a ragged row needs of them.
+
+Shapes: T new tokens, h query heads, k key/value heads, D width of queries and keys, V of values, P tokens of
+a page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Items
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seektune.errors import ModelError
+from seektune.generation.sequence import Sequence
+from seektune.ops.paged_attention import Chunk, Decoding, attend_chunk, attend_decoding
+
+Scheduled = tuple[Sequence, int]
+"""A sequence and how many of its pending tokens are computed."""
+
+SLACK = 1.25
+"""Sequences decode in one call where the longest has at most so many times the pages of the shortest."""
+
+
+class KVCache:
+    """Per layer keys (pages, P, k, D) and values (pages, P, k, V); with V = 0 keys serve as values too."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],  # layers, k, D, V
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        layers, heads, key_width, value_width = shape
+        self.page_size = page_size
+
+        def pool(width: int) -> Tensor:
+            return _zeros((num_pages, page_size, heads, width), dtype, device)
+
+        self.keys = [pool(key_width) for _ in range(layers)]
+        self.values = [pool(value_width) for _ in range(layers)] if value_width else self.keys
+
+    def plan(self, chunks: Items[Scheduled]) -> Pass:
+        """What the next forward needs; sequences that decode come first, the shortest first."""
+        decoding = [chunk for chunk in chunks if chunk[1] == 1 and chunk[0].computed]
+        decoding.sort(key=lambda chunk: chunk[0].computed)
+        rest = [chunk for chunk in chunks if chunk[1] > 1 or not chunk[0].computed]
+        return Pass(self, [*decoding, *rest], len(decoding))
+
+
+class Pass:
+    """One forward: which token is which sequence's, where it is written and what it sees.
+
+    It travels to our attention as the keyword argument `paged`.
+    """
+
+    def __init__(self, cache: KVCache, chunks: list[Scheduled], decoding: int) -> None:
+        self.cache = cache
+        self.chunks = chunks
+        device, size = cache.keys[0].device, cache.page_size
+        written = [
+            sequence.table.pages[place // size] * size + place % size
+            for sequence, count in chunks
+            for place in range(sequence.computed, sequence.computed + count)
+        ]
+        self.slots = torch.tensor(written, device=device)  # (T,) into the flattened pages
+        self.decoding = [self._group(rows) for rows in _groups(chunks[:decoding], size)]
+        self.fresh: list[slice] = []  # sequences from their first token on
+        self.later: list[Chunk] = []
+        start = decoding
+        for sequence, count in chunks[decoding:]:
+            rows = slice(start, start + count)
+            if sequence.computed:
+                self.later.append(self._chunk(sequence, rows))
+            else:
+                self.fresh.append(rows)
+            start = rows.stop
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        """Write k (1, k, T, D) and v (1, k, T, V), attend with q (1, h, T, D) → (1, T, h, V)."""
+        layer = self.layer(module)
+        self.write(layer, k[0].transpose(0, 1), v[0].transpose(0, 1))
+        out = q.new_empty(q.shape[2], q.shape[1], v.shape[-1])
+        self.attend_fresh(q, k, v, scaling, out)
+        self.attend_past(layer, q[0].transpose(0, 1), scaling, out)
+        return out.unsqueeze(0)
+
+    def layer(self, module: Any) -> int:
+        """The number of an attention module; refuses what pages cannot do for it."""
+        window = getattr(module, "sliding_window", None)
+        if window is not None:
+            raise ModelError(f"layer {module.layer_idx} has a sliding window, which paged attention ignores")
+        return int(module.layer_idx)
+
+    def write(self, layer: int, k: Tensor, v: Tensor | None = None) -> None:
+        """Put keys (T, k, D) and values (T, k, V) of the new tokens in their places."""
+        for pool, new in ((self.cache.keys, k), (self.cache.values, v)):
+            if new is not None:
+                pool[layer].flatten(0, 1).index_copy_(0, self.slots, new)
+
+    def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, out: Tensor) -> None:
+        """Sequences from their first token on: q (1, h, T, D), k, v (1, k, T, ·) → out (T, h, V)."""
+        width = v.shape[-1]
+        if width < q.shape[-1]:  # the fused kernels want equal widths
+            v = F.pad(v, (0, q.shape[-1] - width))
+        for rows in self.fresh:
+            part = (q[:, :, rows], k[:, :, rows], v[:, :, rows])
+            attended = F.scaled_dot_product_attention(
+                *part, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
+            out[rows] = attended[0, ..., :width].transpose(0, 1)
+
+    def attend_past(self, layer: int, q: Tensor, scaling: float, out: Tensor) -> None:
+        """Sequences with earlier tokens, from the pages: q (T, h, D) → out (T, h, V), cut to its width."""
+        keys, values, width = self.cache.keys[layer], self.cache.values[layer], out.shape[-1]
+        for group in self.decoding:
+            attended = attend_decoding(q[group.rows], keys, values, group, scaling)
+            out[group.rows] = attended[..., :width]
+        for chunk in self.later:
+            out[chunk.rows] = attend_chunk(q[chunk.rows], keys, values, chunk, scaling)[..., :width]
+
+    def _group(self, rows: slice) -> Decoding:
+        sequences = [sequence for sequence, _ in self.chunks[rows]]
+        lengths = [sequence.computed + 1 for sequence in sequences]
+        pages = self._pages(sequences, max(lengths))
+        mask = self._mask(torch.tensor(lengths, device=pages.device), pages.shape[1])
+        return Decoding(rows, pages.flatten(), mask[:, None, None])
+
+    def _chunk(self, sequence: Sequence, rows: slice) -> Chunk:
+        length = sequence.computed + rows.stop - rows.start
+        pages = self._pages([sequence], length)
+        lengths = torch.arange(sequence.computed + 1, length + 1, device=pages.device)
+        return Chunk(rows, pages[0], self._mask(lengths, pages.shape[1]))
+
+    def _pages(self, sequences: list[Sequence], length: int) -> Tensor:
+        """(sequences, pages that hold `length` tokens): shorter ones are padded with their first page."""
+        count = -(-length // self.cache.page_size)
+        tables = [sequence.table.pages[:count] for sequence in sequences]
+        padded = [pages + pages[:1] * (count - len(pages)) for pages in tables]
+        return torch.tensor(padded, device=self.slots.device)
+
+    def _mask(self, lengths: Tensor, pages: int) -> Tensor:
+        """(rows, pages·P): each row sees as many leading keys as its length says."""
+        place = torch.arange(pages * self.cache.page_size, device=lengths.device)
+        mask = torch.zeros(len(lengths), len(place), dtype=self.cache.keys[0].dtype, device=lengths.device)
+        return mask.masked_fill_(place >= lengths[:, None], -torch.inf)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, as what a mask hides is still multiplied by 0; on CPU memory is taken when it is first used."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+
+def _groups(chunks: Items[Scheduled], page_size: int) -> list[slice]:
+    """Decoding sequences, the shortest first, cut where the next is much longer than its group's first."""
+    ends, first = [], 0
+    sizes = [sequence.computed // page_size + 1 for sequence, _ in chunks]
+    for index, size in enumerate(sizes):
+        if size > SLACK * sizes[first]:
+            ends.append(slice(first, index))
+            first = index
+    return [*ends, slice(first, len(chunks))] if chunks else []
