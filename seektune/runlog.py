@@ -27,6 +27,10 @@ class Log:
         self._path = Path(path)
         self._waiting: list[StepMetrics] = []
 
+    def read(self) -> tuple[StepMetrics, ...]:
+        """The steps so far."""
+        return read(self._path) if self._path.exists() else ()
+
     def append(self, metrics: StepMetrics) -> None:
         """Add one step; one warning when that begins to fail."""
         self._waiting.append(metrics)
@@ -67,10 +71,17 @@ def read(path: Path | str) -> tuple[StepMetrics, ...]:
 
 
 def cut(path: Path | str, step: int) -> None:
-    """Leave the steps up to `step` in a `metrics.jsonl`: what came after the checkpoint comes again."""
+    """Leave a `metrics.jsonl` as it was after `step` was applied, for the last time where it was undone.
+
+    What came after the checkpoint of that step comes again.
+    """
     path = Path(path)
-    if path.exists():
-        write_text(path, "".join(line for line, metrics in _lines(path) if metrics.step <= step))
+    if not path.exists():
+        return
+    lines = list(_lines(path))
+    ends = [index for index, (_, metrics) in enumerate(lines) if metrics.applied and metrics.step <= step]
+    last = max(ends, key=lambda index: (lines[index][1].step, index), default=-1)
+    write_text(path, "".join(line for line, _ in lines[: last + 1]))
 
 
 def _lines(path: Path) -> Iterator[tuple[str, StepMetrics]]:
@@ -80,6 +91,7 @@ def _lines(path: Path) -> Iterator[tuple[str, StepMetrics]]:
         try:
             fields = json.loads(line)
             fields.pop("tokens_per_second")
+            fields["findings"] = tuple(fields.get("findings", ()))
             yield line, StepMetrics(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise TrainingError(f"{path}:{number} is not a training step: {error}") from None

@@ -139,7 +139,11 @@ class Chat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """What one applied optimiser step did; `loss` is the token-weighted mean over the whole step."""
+    """What one optimiser step did; `loss` is the token-weighted mean over the whole step.
+
+    A step that was not applied has the number of the one that takes its place; its loss and gradient may not
+    be finite. `findings` are what health says of the step, as plain values (`training.finding.Finding`).
+    """
 
     step: int
     epoch: float
@@ -149,6 +153,13 @@ class StepMetrics:
     tokens: int
     seconds: float
     eval_loss: float | None = None
+    applied: bool = True  # False: its update was left out or undone
+    loss_scale: float | None = None  # by which float16 gradients were multiplied
+    findings: tuple[Mapping[str, Any], ...] = ()
+
+    def calls_for(self, action: str) -> bool:
+        """Whether a finding asks for `action`: warn, skip, rollback or stop."""
+        return any(finding["action"] == action for finding in self.findings)
 
     @property
     def tokens_per_second(self) -> float:

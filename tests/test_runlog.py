@@ -25,6 +25,9 @@ STEPS = st.builds(
     tokens=st.integers(0),
     seconds=st.floats(1e-3, 1e6),
     eval_loss=st.none() | FLOAT,
+    applied=st.booleans(),
+    loss_scale=st.none() | FLOAT,
+    findings=st.sampled_from([(), ({"kind": "loss_spike", "action": "warn"},)]),
 )
 STEP = StepMetrics(1, 0.5, 2.25, 1e-4, 0.75, 100, 0.5, eval_loss=2.0)
 
@@ -45,7 +48,8 @@ def test_one_line_is_one_step_with_its_speed(tmp_path: Path) -> None:
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {
         "step": 1, "epoch": 0.5, "loss": 2.25, "learning_rate": 1e-4, "grad_norm": 0.75, "tokens": 100,
-        "seconds": 0.5, "eval_loss": 2.0, "tokens_per_second": 200.0,
+        "seconds": 0.5, "eval_loss": 2.0, "applied": True, "loss_scale": None, "findings": [],
+        "tokens_per_second": 200.0,
     }  # fmt: skip
 
 
@@ -93,6 +97,30 @@ def test_a_log_is_cut_back_to_a_step_and_its_other_lines_stay_as_they_are(tmp_pa
         cut(path, 3)
 
 
+def test_a_log_is_cut_back_to_where_a_step_was_applied_for_the_last_time(tmp_path: Path) -> None:
+    """Steps 4 and 5 were undone: the run had gone back to 3, and 5 was left out once before."""
+    path = tmp_path / "metrics.jsonl"
+    numbers = [1, 2, 3, 4, 5, 6, 4, 5, 5, 6]
+    applied = [True, True, True, True, True, False, True, False, True, True]
+    for step, was_applied in zip(numbers, applied, strict=True):
+        append(path, replace(STEP, step=step, applied=was_applied))
+    lines = path.read_text().splitlines(keepends=True)
+    for step, left in ((6, 10), (5, 9), (4, 7), (3, 3)):
+        path.write_text("".join(lines))
+        cut(path, step)
+        assert path.read_text() == "".join(lines[:left])
+
+
+def test_a_log_of_an_older_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append(path, STEP)
+    fields = json.loads(path.read_text())
+    for name in ("applied", "loss_scale", "findings"):
+        del fields[name]
+    path.write_text(json.dumps(fields) + "\n")
+    assert read(path) == (STEP,)
+
+
 def test_a_full_disk_stops_no_run_and_its_steps_are_written_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,7 +144,7 @@ LIMITED = """
 import resource, sys
 from seektune.runlog import append
 from seektune.types import StepMetrics
-resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
 for step in range(1, 9):
     try:
         append(sys.argv[1], StepMetrics(step, 0.5, 2.0, 1e-4, 1.0, 100, 0.5))

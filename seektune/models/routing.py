@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from seektune.errors import ModelError
 from seektune.models.forward import hidden_states
 from seektune.models.load import Loaded
 from seektune.types import Batch, RoutingProfile
+
+Number = TypeVar("Number", int, float)
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -51,10 +53,10 @@ def recorded_routing(loaded: Loaded) -> Iterator[RoutingRecord]:
 
     Raises ModelError where the model has no routed experts.
     """
-    record = RoutingRecord()
-    handles = [
-        router.register_forward_hook(_observer(record, layer)) for layer, router in routers(loaded).items()
-    ]
+    record, found = RoutingRecord(), routers(loaded)
+    if not found:
+        raise ModelError(f"{loaded.source} has no routed experts, so there is no routing to record")
+    handles = [router.register_forward_hook(_observer(record, layer)) for layer, router in found.items()]
     try:
         yield record
     finally:
@@ -79,17 +81,28 @@ def routing_profile(loaded: Loaded, batches: Iterable[Batch]) -> RoutingProfile:
     return record.profile()
 
 
+def joined(profiles: Sequence[RoutingProfile]) -> RoutingProfile:
+    """What several processes observed, as one."""
+    first = profiles[0]
+    return RoutingProfile(
+        counts={layer: _added(profile.counts[layer] for profile in profiles) for layer in first.counts},
+        weights={layer: _added(profile.weights[layer] for profile in profiles) for layer in first.weights},
+        tokens=sum(profile.tokens for profile in profiles),
+    )
+
+
 def routers(loaded: Loaded) -> dict[int, nn.Module]:
     """The router of each layer that has one, found by the family's router path."""
-    found = {
+    return {
         int(match[1]): module
         for name, module in loaded.model.named_modules()
         if loaded.family.router and re.fullmatch(loaded.family.router, name)
         if (match := _LAYER.search(name))
     }
-    if not found:
-        raise ModelError(f"{loaded.source} has no routed experts, so there is no routing to record")
-    return found
+
+
+def _added(rows: Iterable[tuple[Number, ...]]) -> tuple[Number, ...]:
+    return tuple(map(sum, zip(*rows, strict=True)))
 
 
 def _observer(record: RoutingRecord, layer: int) -> Any:

@@ -20,14 +20,14 @@ from seektune.training.saver import Saver
 from seektune.training.schedule import planned_steps
 from seektune.training.state import State
 from seektune.training.world import first_alone, highest, world
-from seektune.types import Sample
+from seektune.types import Sample, StepMetrics
 
 PASSED_ON = 5.0
 """Seconds within which a launcher repeats to its processes the signal that they have received already."""
 
 NOT_FOR_THE_LOOP = {
     *("objective", "per_device_train_batch_size", "bf16", "fp16"),
-    *("logging_steps", "save_steps", "save_total_limit", "report_to", "health"),
+    *("logging_steps", "save_steps", "save_total_limit", "report_to"),
 }
 
 
@@ -48,16 +48,17 @@ def fit(
         num_train_epochs=settings.num_train_epochs,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
     )
+    log = Log(folder / "metrics.jsonl")
     run = train(
         loaded,
         rows,
         eval_batches=held_out,
         output_dir=folder,
         resume=state,
-        **settings.model_dump(exclude=NOT_FOR_THE_LOOP),
+        history=() if state is None else first_alone(log.read),
+        **{key: value for key, value in settings if key not in NOT_FOR_THE_LOOP},
     )
     stopped = 0
-    log = Log(folder / "metrics.jsonl")
     shown = track(run, total, console=console, logging_steps=settings.logging_steps)
     with (
         interruption(grace=0.0 if alone else PASSED_ON, told=first) as asked,
@@ -65,17 +66,27 @@ def fit(
         closing(run),
         closing(shown),
     ):
+        unsaved: StepMetrics | None = None  # the step that a checkpoint would be of
         for metrics in shown:
-            due = metrics.step == total or metrics.step % settings.save_steps == 0
             if first:
                 log.append(metrics)
                 saver.poll()
-                due = due or saver.is_best(metrics.eval_loss)
+            if metrics.applied:
+                unsaved = metrics
+            elif metrics.calls_for("rollback"):
+                unsaved = None
+            stops = metrics.calls_for("stop")
+            if unsaved is None or not (metrics.applied or stops):
+                continue
+            due = stops or unsaved.step == total or unsaved.step % settings.save_steps == 0
+            if first:
+                due = due or saver.is_best(unsaved.eval_loss)
             save, stopped = highest(due, asked[0] if asked else 0)
             if save or stopped:
                 state = run.state()
                 if first:
-                    saver.save(state, eval_loss=metrics.eval_loss)
+                    saver.save(state, eval_loss=unsaved.eval_loss)
+                unsaved = None
             if stopped:
                 break
     return first_alone(lambda: _end(saver.failure or log.failure, folder, stopped, console))

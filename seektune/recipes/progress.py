@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from seektune.training.finding import Finding
 from seektune.types import StepMetrics
 
 
@@ -16,9 +17,9 @@ def track(
     """Yield every step and show it: loss, tokens per second, time left.
 
     In a terminal one bar moves; elsewhere a line appears for the first step, every `logging_steps`-th, the
-    last, and every one that was evaluated.
+    last, and every one that was evaluated. What health found is printed in full.
     """
-    seen = _measured(steps, total)
+    seen = _measured(_told(steps, console), total)
     if console.is_terminal:
         return _bar(seen, total, console)
     return _lines(seen, total, console, logging_steps)
@@ -29,6 +30,14 @@ def describe(metrics: StepMetrics, tokens_per_second: float, seconds_left: float
     evaluated = "" if metrics.eval_loss is None else f"  eval loss {metrics.eval_loss:.4f}"
     speed = f"{tokens_per_second:,.0f} tokens/s"
     return f"loss {metrics.loss:.4f}  {speed}  ETA {_clock(seconds_left)}{evaluated}"
+
+
+def _told(steps: Iterable[StepMetrics], console: Console) -> Iterator[StepMetrics]:
+    """Each step, after its findings were printed."""
+    for metrics in steps:
+        for finding in metrics.findings:
+            console.print(str(Finding.from_json(finding)), markup=False, highlight=False, soft_wrap=True)
+        yield metrics
 
 
 def _measured(steps: Iterable[StepMetrics], total: int) -> Iterator[tuple[StepMetrics, str]]:

@@ -42,13 +42,18 @@ class Bar:
 def loss_curve(steps: Sequence[StepMetrics]) -> Curve | None:
     """The training loss, thin as logged and thick as a running mean, and the held-out loss as points.
 
-    The loss axis is logarithmic: the first steps would flatten all others. None below two steps: a point is
-    no curve.
+    The loss axis is logarithmic: the first steps would flatten all others. Steps that were not applied are
+    left out, and of one that was repeated the last counts. None below two steps: a point is no curve.
     """
+    steps = list({step.step: step for step in steps if step.applied}.values())
     if len(steps) < 2:
         return None
     losses = [step.loss for step in steps]
-    held_out = [(step.step, step.eval_loss) for step in steps if step.eval_loss is not None]
+    held_out = [
+        (step.step, step.eval_loss)
+        for step in steps
+        if step.eval_loss is not None and math.isfinite(step.eval_loss)
+    ]
     ticks = log_ticks(losses + [loss for _, loss in held_out])
     first, last = steps[0].step, steps[-1].step
 

@@ -22,7 +22,7 @@ from seektune.training.state import State
 
 PARAMETERS, OPTIMIZER = "parameters.safetensors", "optimizer.safetensors"
 VALUES, MANIFEST = "state.json", "manifest.json"
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of what is written changes."""
 
 

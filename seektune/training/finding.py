@@ -11,6 +11,13 @@ Action = Literal["warn", "skip", "rollback", "stop"]
 ACTIONS: tuple[Action, ...] = ("warn", "skip", "rollback", "stop")
 """From mild to severe."""
 
+DONE = {
+    "skip": "the step's update was left out",
+    "rollback": "back to the last checkpoint, with a lower learning rate",
+    "stop": "the run stops here",
+}
+"""What an action means, in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -52,12 +59,26 @@ class Finding:
         """Plain values for the run's records; a number that is not finite stays what it is."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Finding:
+        """The finding that `to_json` wrote."""
+        origin = values["origin"]
+        nouns = {
+            "change": tuple(values["change"]),
+            "rows": tuple(Row(**row) for row in values["rows"]),
+            "origin": None if origin is None else Origin(**origin),
+            "groups": tuple(values["groups"]),
+        }
+        return cls(**{**values, **nouns})
+
     def __str__(self) -> str:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.evidence.items())
         lines = [f"step {self.step}: {self.kind.replace('_', ' ')} ({numbers})", self.cause]
         lines += [_described(row) for row in self.rows]
         if self.change:
             lines.append("change: " + ", ".join(self.change))
+        if self.action in DONE:
+            lines.append(DONE[self.action])
         return "\n  ".join(lines)
 
 

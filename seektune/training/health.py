@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 from seektune.config.training import HealthConfig, TrainingConfig
 from seektune.training import signals
@@ -38,14 +39,13 @@ class Extras:
     loss_scale: float | None = None  # by which this step's float16 gradients were scaled
     parameters_finite: bool = True  # of the adapter
     movement: Mapping[str, float] | None = None  # group → probe.Movement
-    routing: RoutingProfile | None = None  # on the rows of Health's `base_routing`
 
 
 class Health:
     """Judges one run step by step: `observe` each step's metrics, best before its update is applied.
 
-    The verdict is a function of what was observed: after a resume, observe the logged steps again and
-    throw the findings away. After a rollback call `rewind`.
+    The verdict is a function of what was observed; what comes after a rollback is observed as if the steps
+    that were undone had never been. `record` and the logged steps are all that a resumed run needs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Health:
         self.config = config or HealthConfig()
         self.settings = settings or TrainingConfig()
         self.base_routing = base_routing
-        self.rollbacks = 0
+        self.rollbacks = 0  # so far
         self._steps: list[StepMetrics] = []  # with finite numbers
         self._evaluations: list[StepMetrics] = []
         self._scales: list[float] = []
@@ -67,11 +67,7 @@ class Health:
         self._highest_norm = 0.0
         self._skipped = 0  # steps in a row
         self._said: dict[str, int] = {}  # kind → step of its last warning
-
-    @property
-    def learning_rate_factor(self) -> float:
-        """What to multiply every learning rate with after the rollbacks so far."""
-        return float(self.config.rollback_learning_rate_factor**self.rollbacks)
+        self._goes_back = False  # the next step follows a rollback
 
     def observe(self, metrics: StepMetrics, extras: Extras | None = None) -> tuple[Finding, ...]:
         """What is wrong at this step, each finding with the action its policy asks for.
@@ -79,19 +75,54 @@ class Health:
         Too many skipped steps in a row and too many rollbacks become `stop`.
         """
         extras = extras or Extras()
+        self._rewind_before(metrics)
         found = self._found(metrics, extras)
         self._lengths += extras.row_lengths
         del self._lengths[:-ROWS_KEPT]
-        findings = [f for kind, seen in found.items() if (f := self._finding(kind, seen, metrics))]
-        return self._escalated(findings)
+        return self._escalated(self._findings(found, metrics))
 
-    def evaluated(self, metrics: StepMetrics) -> tuple[Finding, ...]:
-        """The same for an evaluation that came after its step was observed; `metrics` has its `eval_loss`."""
-        found = self._finding("eval_worse", self._eval_worse(metrics), metrics)
-        return self._escalated([found] if found else [])
+    def evaluated(self, metrics: StepMetrics, routing: RoutingProfile | None = None) -> tuple[Finding, ...]:
+        """The same for an evaluation that came after its step was observed.
 
-    def rewind(self, step: int) -> None:
-        """Forget what came after `step`, to which the run went back."""
+        `metrics` has its `eval_loss`; `routing` is of the rows of `base_routing`.
+        """
+        found = {"eval_worse": self._eval_worse(metrics)}
+        if routing is not None and self.base_routing is not None:
+            found["routing_collapse"] = signals.routing_collapse(self.base_routing, routing)
+        return self._escalated(self._findings(found, metrics))
+
+    def record(self) -> dict[str, Any]:
+        """What the logged steps do not tell, as JSON values."""
+        return {"rollbacks": self.rollbacks, "skipped": self._skipped, "row_lengths": list(self._lengths)}
+
+    def resume(self, record: Mapping[str, Any], history: Iterable[StepMetrics] = ()) -> None:
+        """Go on where the one that made `record` was, after the logged steps `history`."""
+        self._lengths = list(record["row_lengths"])
+        for metrics in history:
+            self._recall(metrics)
+        self.rollbacks, self._skipped = record["rollbacks"], record["skipped"]
+
+    def _recall(self, logged: StepMetrics) -> None:
+        """Remember a logged step and what was said of it."""
+        metrics = replace(logged, findings=())
+        self._rewind_before(metrics)
+        if metrics.loss_scale is not None:
+            self._scales.append(metrics.loss_scale)
+        broken = any(finding["kind"] == "non_finite" for finding in logged.findings)
+        if math.isfinite(metrics.grad_norm) and not broken:
+            self._remember(metrics)
+        if metrics.eval_loss is not None:
+            self._evaluations.append(metrics)
+        for finding in logged.findings:
+            if finding["action"] == "warn":
+                self._said[finding["kind"]] = finding["step"]
+        self._goes_back = logged.calls_for("rollback")
+
+    def _rewind_before(self, metrics: StepMetrics) -> None:
+        """After a rollback, forget what came after the step that the run went back to."""
+        if not self._goes_back:
+            return
+        self._goes_back, step = False, metrics.step - 1
         kept = [metrics for metrics in self._steps if metrics.step <= step]
         self._steps, self._lowest, self._highest_norm = [], math.inf, 0.0
         for metrics in kept:
@@ -115,8 +146,6 @@ class Health:
         found["long_row"] = signals.long_row(extras.row_lengths, self._lengths)
         if extras.movement is not None:
             found["dead_adapter"] = signals.dead_groups(extras.movement)
-        if extras.routing is not None and self.base_routing is not None:
-            found["routing_collapse"] = signals.routing_collapse(self.base_routing, extras.routing)
         if metrics.eval_loss is not None:
             found["eval_worse"] = self._eval_worse(metrics)
         return found
@@ -167,6 +196,9 @@ class Health:
     def _usual_tokens(self) -> Evidence:
         return {"usual_tokens": median(self._lengths)} if len(self._lengths) >= ENOUGH else {}
 
+    def _findings(self, found: Mapping[str, Evidence | None], metrics: StepMetrics) -> list[Finding]:
+        return [made for kind, seen in found.items() if (made := self._finding(kind, seen, metrics))]
+
     def _finding(self, kind: str, seen: Evidence | None, metrics: StepMetrics) -> Finding | None:
         if seen is None:
             return None
@@ -191,6 +223,7 @@ class Health:
         if action == "rollback":
             exhausted = self.rollbacks >= self.config.max_rollbacks
             self.rollbacks += not exhausted
+            self._goes_back = not exhausted
         if not exhausted:
             return tuple(findings)
         return tuple(replace(f, action="stop") if f.action == action else f for f in findings)

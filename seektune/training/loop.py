@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,15 @@ import torch
 
 from seektune.adapters.inventory import Gate
 from seektune.config.section import validated
-from seektune.config.training import TrainingConfig
+from seektune.config.training import HealthConfig, TrainingConfig
 from seektune.errors import TrainingError
 from seektune.models.load import Loaded
 from seektune.runlog import write_json
+from seektune.training.finding import strongest
 from seektune.training.schedule import planned_steps
 from seektune.training.state import State
 from seektune.training.trainer import Trainer
+from seektune.training.watch import Watch, ended, stopped
 from seektune.training.window import Window, windows
 from seektune.training.world import highest, world
 from seektune.types import BatchSource, StepMetrics
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT = TrainingConfig()
 
-Steps = Generator[tuple[Trainer, StepMetrics], None, None]
+Steps = Generator[tuple[Watch, StepMetrics], None, None]
 
 
 def train(
@@ -50,21 +52,29 @@ def train(
     gradient_checkpointing: bool = _DEFAULT.gradient_checkpointing,
     eval_steps: int | None = _DEFAULT.eval_steps,
     seed: int = _DEFAULT.seed,
+    health: HealthConfig = _DEFAULT.health,
     resume: State | None = None,
+    history: Iterable[StepMetrics] = (),
 ) -> Run:
-    """Train the attached adapter; one StepMetrics per applied optimiser step.
+    """Train the attached adapter; one StepMetrics per optimiser step, applied or not.
 
     The loss is the token-weighted mean over the whole step, on all ranks. `eval_batches` are scored every
     `eval_steps` and after the last step. The trained-what gate runs inside; with `output_dir` its table is
     written to `inventory.json`, also when the run dies or the iterator is closed early. Dropout depends on
     (seed, step, rank) only and leaves torch's global random state alone.
 
+    `health` says what is done about each kind of trouble: the step that shows it comes out with its
+    `findings`, and with `applied` False where its update was left out (`skip`) or undone (`rollback`, to the
+    last state that was asked for).
+
     `resume` goes on after the step of that state, bit for bit as the run it was taken from would have done
-    with the same adapter attached, data and settings; the global random states are put back too.
+    with the same adapter attached, data and settings; the global random states are put back too. With
+    `history`, the steps logged up to then, health goes on as well; without, it begins anew.
 
     Raises ConfigError on a wrong setting, TrainingError when there is nothing to learn from or the device
-    cannot train this dtype, NonFiniteError naming the rows before anything is updated, and GateError; on
-    resuming TrainingError for another adapter or other data, GateError for another base.
+    cannot train this dtype, TrainingError or NonFiniteError saying why health stopped the run, before the
+    update that would harm, and GateError; on resuming TrainingError for another adapter or other data,
+    GateError for another base.
     """
     settings = validated(
         TrainingConfig,
@@ -81,11 +91,15 @@ def train(
             "gradient_checkpointing": gradient_checkpointing,
             "eval_steps": eval_steps,
             "seed": seed,
+            "health": health,
+            "bf16": loaded.model.dtype == torch.bfloat16,  # what the base computes in is settled already
+            "fp16": loaded.model.dtype == torch.float16,
         },
         "train",
     )
     _check(loaded, batches, eval_batches)
-    steps = _run(loaded, batches, eval_batches, Path(output_dir) if output_dir else None, settings, resume)
+    folder = Path(output_dir) if output_dir else None
+    steps = _run(loaded, batches, eval_batches, folder, settings, resume, tuple(history))
     # A run still open when the interpreter exits ends before torch is taken apart, not while.
     weakref.finalize(steps, _close, weakref.ref(steps))
     return Run(steps)
@@ -96,13 +110,13 @@ class Run:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        self._trainer: Trainer | None = None
+        self._watch: Watch | None = None
 
     def __iter__(self) -> Run:
         return self
 
     def __next__(self) -> StepMetrics:
-        self._trainer, metrics = next(self._steps)
+        self._watch, metrics = next(self._steps)
         return metrics
 
     def state(self) -> State:
@@ -110,9 +124,9 @@ class Run:
 
         Raises TrainingError before the first step.
         """
-        if self._trainer is None:
+        if self._watch is None:
             raise TrainingError("a run has no state before its first step: iterate over it")
-        return self._trainer.state()
+        return self._watch.state()
 
     def close(self) -> None:
         """End the run here; the gate's proofs run."""
@@ -152,27 +166,47 @@ def _run(
     output_dir: Path | None,
     settings: TrainingConfig,
     resume: State | None,
+    history: Sequence[StepMetrics],
 ) -> Steps:
+    size = settings.gradient_accumulation_steps
     total = planned_steps(
         batches,
         max_steps=settings.max_steps,
         num_train_epochs=settings.num_train_epochs,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_accumulation_steps=size,
     )
     with _gate(loaded, output_dir) as gate, _training_mode(loaded.model, settings.gradient_checkpointing):
         trainer = Trainer(loaded, gate, settings, total)
-        stream = windows(batches, settings.gradient_accumulation_steps)
+        watch = Watch(trainer, eval_batches)
+        stream = windows(batches, size)
         if resume is not None:
-            stream = _taken_up(batches, settings.gradient_accumulation_steps, resume)
-            trainer.restore(resume)
+            stream = _taken_up(batches, size, resume)
+            watch.resume(resume, history)
+            if ended(history):
+                return
         while trainer.step < total:
-            metrics = trainer.update(next(stream))
-            if metrics is None:
-                continue
-            last = metrics.step == total
-            if eval_batches and (last or metrics.step % (settings.eval_steps or total) == 0):
-                metrics = replace(metrics, eval_loss=trainer.evaluate(eval_batches))
-            yield trainer, metrics
+            attempt = trainer.attempt(next(stream))
+            found = watch.judged(attempt)
+            action = strongest(found)
+            if action in ("stop", "rollback"):
+                metrics = trainer.withdraw(attempt)
+            elif action == "skip" or not attempt.finite:  # float16 tries again with a lower loss scale
+                metrics = trainer.discard(attempt)
+            else:
+                metrics = trainer.apply(attempt)
+                watch.applied(metrics)
+                due = trainer.step == total or trainer.step % (settings.eval_steps or total) == 0
+                if eval_batches and due:
+                    metrics, more = watch.evaluated(metrics, eval_batches)
+                    found, action = found + more, strongest(more)
+            if action == "rollback":
+                metrics = replace(metrics, applied=False)
+                stream = _taken_up(batches, size, watch.roll_back())
+            yield watch, replace(metrics, findings=tuple(finding.to_json() for finding in found))
+            if action == "stop":
+                if (error := stopped(found)) is not None:
+                    raise error
+                return
 
 
 def _taken_up(batches: BatchSource, size: int, state: State) -> Iterator[Window]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from seektune.adapters.attach import active_adapter, deltas_of
 from seektune.models.load import Loaded
@@ -34,9 +35,14 @@ def row_lengths(batches: Sequence[Batch]) -> tuple[int, ...]:
     return tuple(length for batch in batches for length in batch.cu_seqlens.diff().tolist())
 
 
-def rows_of(batches: Sequence[Batch], log_probs: Sequence[Tensor]) -> tuple[Row, ...]:
-    """The rows of a step in order, with their mean losses; `log_probs` (T,) per batch, as `TrainStep` has."""
-    total = sum(batch.input_ids.numel() for batch in batches)
+def rows_of(
+    batches: Sequence[Batch], log_probs: Sequence[Tensor], total: int | None = None
+) -> tuple[Row, ...]:
+    """The rows of a step in order, with their mean losses; `log_probs` (T,) per batch, as `TrainStep` has.
+
+    `total` tokens of the step, where these are not all of its batches.
+    """
+    total = total or sum(batch.input_ids.numel() for batch in batches)
     rows = []
     for batch, values in zip(batches, log_probs, strict=True):
         targets, values = batch.targets[0].cpu(), values.detach().cpu()
@@ -50,7 +56,7 @@ def rows_of(batches: Sequence[Batch], log_probs: Sequence[Tensor]) -> tuple[Row,
 
 def parameters_finite(parameters: Iterable[Tensor]) -> bool:
     """Whether every value of every parameter is finite; waits for the device once."""
-    flags = [torch.isfinite(parameter.detach()).all() for parameter in parameters]
+    flags = [torch.isfinite(_local(parameter)).all() for parameter in parameters]
     return not flags or bool(torch.stack(flags).all())
 
 
@@ -199,5 +205,11 @@ def _layer(name: str) -> int | None:
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.detach().flatten()
+    flat = _local(parameter).flatten()
     return flat[:: max(1, flat.numel() // SAMPLED)].clone()
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """What this process has of it, where it is sharded."""
+    value = parameter.detach()
+    return value.to_local() if isinstance(value, DTensor) else value

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from seektune.adapters.inventory import Gate
@@ -20,7 +19,11 @@ from seektune.adapters.shards import whole
 from seektune.config.training import TrainingConfig
 from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
+from seektune.training.attempt import Attempt
+from seektune.training.finding import Origin
 from seektune.training.optim import adamw
+from seektune.training.probe import first_non_finite
+from seektune.training.ranks import Ranks
 from seektune.training.schedule import schedule
 from seektune.training.state import (
     State,
@@ -32,13 +35,15 @@ from seektune.training.state import (
 )
 from seektune.training.step import TrainStep
 from seektune.training.window import Window
-from seektune.training.world import world
-from seektune.types import Batch, BatchSource, StepMetrics
+from seektune.types import Batch, StepMetrics
 
 logger = logging.getLogger(__name__)
 
 SCHEDULE = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 """What a schedule of transformers carries along; the rest of it follows from the settings."""
+
+REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where each process has the whole model."""
 
 NAMED_ROWS = 8
 """Rows an error names before it only counts."""
@@ -48,15 +53,15 @@ class Trainer:
     """Everything a run carries from one optimiser step to the next."""
 
     def __init__(self, loaded: Loaded, gate: Gate, settings: TrainingConfig, total_steps: int) -> None:
+        self.loaded = loaded
         self.gate = gate
         self.settings = settings
         self.device = loaded.device
-        self.rank, self.world_size = world()
         # The base's dtype is the precision (no autocast), and it already lies where it shall train.
         self.accelerator = Accelerator(mixed_precision="no", device_placement=False)
-        self.accelerator.sync_gradients = (
-            True  # state shared in the process; an earlier run may have left it off
-        )
+        # State shared in the process: an earlier run may have left it off.
+        self.accelerator.sync_gradients = True
+        self.ranks = Ranks(self.accelerator, self.device)
         optimizer = adamw(
             (parameter for parameter in loaded.model.parameters() if parameter.requires_grad),
             learning_rate=settings.learning_rate,
@@ -78,33 +83,64 @@ class Trainer:
         self.window: Window | None = None  # the last one
         self.cpu_before = -time.process_time()  # of this rank, in earlier processes of the same run
 
-    def update(self, window: Window) -> StepMetrics | None:
-        """One optimiser step on `window`; None where float16 gradients overflowed and it was skipped.
+    def attempt(self, window: Window) -> Attempt:
+        """Loss and clipped gradients of `window`; numbers that are not finite come back, nothing is raised.
 
-        Raises NonFiniteError before anything is updated when loss or gradient is not finite.
+        Raises TrainingError when no token carries loss.
         """
         started = time.perf_counter()
-        weight, tokens = self._over_ranks(window.weight, window.tokens)
+        weight, tokens = self.ranks.sum(window.weight, window.tokens)
         if not weight > 0:
             raise TrainingError(f"no token carries loss in {_named(window.row_ids)}: the answers are empty")
-        loss = self._backward(window, weight)
-        grad_norm = self._clipped_norm(window)
-        learning_rate = float(self.schedule.get_last_lr()[0])
-        if math.isfinite(grad_norm):
-            self.gate.after_backward()
-            self.gate.before_update()
-            self.scaler.step(self.optimizer)
-            self.gate.after_update(learning_rate)
-            self.schedule.step()
-            self.step += 1
-        self.scaler.update()
+        loss, log_probs = self._backward(window.batches, weight)
+        return Attempt(
+            window=window,
+            batches=window.batches,
+            log_probs=log_probs,
+            loss=loss,
+            grad_norm=self._clipped_norm(),
+            learning_rate=float(self.schedule.get_last_lr()[0]),
+            tokens=int(tokens),
+            loss_scale=self.scaler.get_scale() if self.scaler.is_enabled() else None,
+            started=started,
+        )
+
+    def apply(self, attempt: Attempt) -> StepMetrics:
+        """Update the parameters."""
+        self.gate.after_backward()
+        self.gate.before_update()
+        self.scaler.step(self.optimizer)
+        self.gate.after_update(attempt.learning_rate)
+        self.schedule.step()
+        self.step += 1
+        self._pass(attempt.window)
+        return attempt.metrics(self.step)
+
+    def discard(self, attempt: Attempt) -> StepMetrics:
+        """Leave the update out: the window counts as seen, the step does not."""
+        self._pass(attempt.window)
+        return attempt.metrics(self.step + 1, applied=False)
+
+    def withdraw(self, attempt: Attempt) -> StepMetrics:
+        """As if the window had not been seen: the state stays that of the last step."""
+        scale = self.scaler.state_dict()
+        self.scaler.update()  # else it would take the next gradients for unscaled already
+        self.scaler.load_state_dict(scale)
         self.optimizer.zero_grad()
-        self.seen += 1
-        self.window = window
-        if not math.isfinite(grad_norm):
-            return None
-        seconds = time.perf_counter() - started
-        return StepMetrics(self.step, window.epoch, loss, learning_rate, grad_norm, int(tokens), seconds)
+        return attempt.metrics(self.step + 1, applied=False)
+
+    def origin(self, attempt: Attempt) -> Origin | None:
+        """Where the first value that is not finite appears when the attempt is repeated.
+
+        None where it does not appear again, and of a sharded model, whose processes must not part ways.
+        """
+        found = None
+        if self.accelerator.distributed_type in REPLICATED:
+            with self._own_random_state(), self.accelerator.no_sync(self.module):
+                found = first_non_finite(
+                    self.loaded.model, lambda batch: self._forward(batch)[0], attempt.batches
+                )
+        return next((origin for origin in self.ranks.every(found) if origin is not None), None)
 
     def state(self) -> State:
         """All that the steps to come depend on, in copies; every process must ask.
@@ -121,22 +157,23 @@ class Trainer:
             "data": {
                 "start": self.window.start,
                 "after": self.window.after,
-                "digests": self._of_every_rank(self.window.digest()),
+                "digests": self.ranks.every(self.window.digest()),
             },
             "groups": groups,
             "schedule": {key: self.schedule.state_dict()[key] for key in SCHEDULE},
             "scaler": self.scaler.state_dict(),
             "gate": self.gate.record(),
-            "random": self._of_every_rank(random_state(self.device)),
-            "surroundings": surroundings(self.device, self.world_size),
+            "random": self.ranks.every(random_state(self.device)),
+            "surroundings": surroundings(self.device, self.ranks.size),
         }
         return State(parameters, moments, values)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, *, same_run: bool = False) -> None:
         """Go on from `state`; the last window it saw is left to the caller, who has the data.
 
-        Says in one warning why the steps to come may differ in the last bits from those of an uninterrupted
-        run. Raises TrainingError for the state of another adapter, GateError for that of another base.
+        `same_run`: from an earlier step of this very trainer, whose time goes on. Else it says in one warning
+        why the steps to come may differ in the last bits from those of an uninterrupted run. Raises
+        TrainingError for the state of another adapter, GateError for that of another base.
         """
         values = state.values
         self.gate.resume(values["gate"])
@@ -147,53 +184,65 @@ class Trainer:
         if self.scaler.is_enabled() and values["scaler"]:
             self.scaler.load_state_dict(values["scaler"])
         self.step, self.seen = values["step"], values["windows"]
+        if self.ranks.rank < len(values["random"]):
+            restore_random_state(values["random"][self.ranks.rank], self.device)
+        if same_run:
+            return
         self.cpu_before = values["cpu_seconds"] - time.process_time()
-        if self.rank < len(values["random"]):
-            restore_random_state(values["random"][self.rank], self.device)
-        then, now = values["surroundings"], surroundings(self.device, self.world_size)
+        then, now = values["surroundings"], surroundings(self.device, self.ranks.size)
         changed = [f"{key} {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
-        if changed and self.rank == 0:
+        if changed and self.ranks.rank == 0:
             logger.warning("resumed elsewhere (%s): the last bits may differ", "; ".join(changed))
 
-    @torch.no_grad()
-    def evaluate(self, batches: BatchSource) -> float:
-        """The same weighted mean loss over all of `batches`, on all ranks, without dropout."""
-        self.module.eval()
-        sums = np.zeros(2)
-        for batch in batches.epoch(0):
-            loss_sum, weight, log_probs = self._forward(batch)
-            if not math.isfinite(loss_sum.item()):
-                raise NonFiniteError(
-                    f"the evaluation loss is not finite in {_named(_bad_rows(batch, log_probs))}"
-                )
-            sums += loss_sum.item(), weight.item()
-        loss, total_weight = self._over_ranks(*sums.tolist())
+    def slow_down(self, factor: float) -> None:
+        """Multiply every learning rate to come."""
+        self.schedule.base_lrs = [factor * rate for rate in self.schedule.base_lrs]
+        self.schedule._last_lr = [factor * rate for rate in self.schedule.get_last_lr()]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+            group["initial_lr"] *= factor
+
+    def evaluate(self, batches: Iterable[Batch]) -> float:
+        """The same weighted mean loss over all of `batches`, on all ranks, without dropout.
+
+        Raises NonFiniteError naming the rows, on every rank.
+        """
+        loss_sum, weight, bad = self.score(batches)
+        loss, total_weight = self.ranks.sum(loss_sum, weight)
+        if not math.isfinite(loss):
+            rows = [row_id for of_rank in self.ranks.every(bad) for row_id in of_rank]
+            raise NonFiniteError(f"the evaluation loss is not finite in {_named(rows)}")
         if not total_weight > 0:
             raise TrainingError("no token of the evaluation rows carries loss: their answers are empty")
         return loss / total_weight
 
-    def _backward(self, window: Window, weight: float) -> float:
-        """Gradients of the window's share of the step's mean loss; the mean over all ranks comes back."""
+    @torch.no_grad()
+    def score(self, batches: Iterable[Batch]) -> tuple[float, float, list[str]]:
+        """Loss and weight sums of this rank's batches, without dropout, and the rows that are not finite."""
+        self.module.eval()
+        sums, bad = np.zeros(2), []
+        for batch in batches:
+            loss_sum, weight, log_probs = self._forward(batch)
+            sums += loss_sum.item(), weight.item()
+            if not math.isfinite(loss_sum.item()):
+                bad += _bad_rows(batch, log_probs)
+        return float(sums[0]), float(sums[1]), bad
+
+    def _backward(self, batches: Sequence[Batch], weight: float) -> tuple[float, tuple[Tensor, ...]]:
+        """Gradients of this rank's share of the step's mean loss; the mean over all ranks, and log-probs."""
         self.module.train()
-        outputs = []
+        losses, log_probs = [], []
         with self._own_random_state():
-            for index, batch in enumerate(window.batches, start=1):
-                syncs = index == len(window.batches)
+            for index, batch in enumerate(batches, start=1):
+                syncs = index == len(batches)
                 with nullcontext() if syncs else self.accelerator.no_sync(self.module):
-                    loss_sum, _, log_probs = self._forward(batch)
+                    loss_sum, _, scored = self._forward(batch)
                     # `weight` is the sum over all ranks already: undo DDP's mean over them.
-                    self.accelerator.backward(self.scaler.scale(loss_sum * (self.world_size / weight)))
-                outputs.append((loss_sum.detach(), log_probs.detach()))
-        local = math.fsum(loss_sum.item() for loss_sum, _ in outputs)
-        (total,) = self._over_ranks(local)
-        if not math.isfinite(total):
-            rows = [
-                row_id
-                for batch, (_, log_probs) in zip(window.batches, outputs, strict=True)
-                for row_id in _bad_rows(batch, log_probs)
-            ]
-            raise self._non_finite("loss", rows)
-        return total / weight
+                    self.accelerator.backward(self.scaler.scale(loss_sum * (self.ranks.size / weight)))
+                losses.append(loss_sum.detach())
+                log_probs.append(scored.detach())
+        (total,) = self.ranks.sum(sum(loss.item() for loss in losses))
+        return total / weight, tuple(log_probs)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         batch = batch.to(self.device)
@@ -202,44 +251,27 @@ class Trainer:
         )
         return outputs
 
-    def _clipped_norm(self, window: Window) -> float:
-        """Norm of the gradients before they were clipped; not finite only where loss scaling will retry."""
+    def _clipped_norm(self) -> float:
+        """Norm of the gradients before they were clipped."""
         self.scaler.unscale_(self.optimizer)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
-        norm = whole(norm).item()
-        retries = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        if not math.isfinite(norm) and not retries:
-            raise self._non_finite("gradient", window.row_ids)
-        return float(norm)
+        return float(whole(norm).item())
+
+    def _pass(self, window: Window) -> None:
+        """On to the next window."""
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.seen += 1
+        self.window = window
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
         """A random state that depends on (seed, window, rank) only; the caller's is back afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
-        entropy = np.random.SeedSequence((self.settings.seed, self.seen, self.rank))
+        entropy = np.random.SeedSequence((self.settings.seed, self.seen, self.ranks.rank))
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
             yield
-
-    def _over_ranks(self, *values: float) -> list[float]:
-        if self.world_size == 1:
-            return list(values)
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        totals: list[float] = self.accelerator.reduce(sums, "sum").tolist()
-        return totals
-
-    def _of_every_rank(self, value: Any) -> list[Any]:
-        values: list[Any] = gather_object([value])
-        return values
-
-    def _non_finite(self, what: str, rows: Sequence[str]) -> NonFiniteError:
-        where = _named(rows) if rows else "rows of another rank"
-        return NonFiniteError(
-            f"step {self.step + 1}: the {what} is not finite in {where}; nothing was updated. "
-            f"Usual causes: a learning rate too high (it is {self.schedule.get_last_lr()[0]:g}; try 1e-5), "
-            f"gradients clipped too late (max_grad_norm is {self.settings.max_grad_norm:g}; try 0.3), "
-            "or very long rows (try a smaller data.max_length)"
-        )
 
 
 def _bad_rows(batch: Batch, log_probs: Tensor) -> list[str]:

@@ -31,6 +31,7 @@ def test_a_finding_reads_as_a_report() -> None:
         "  a.jsonl:3: 40 tokens, 25% of the step, loss inf",
         "  a.jsonl:4: 120 tokens, 75% of the step, no loss",
         "  change: training.bf16: true",
+        "  the run stops here",
     ]
 
 
@@ -39,3 +40,10 @@ def test_a_record_keeps_what_is_not_a_number() -> None:
     assert record["evidence"]["loss"] != record["evidence"]["loss"]
     assert record["rows"][0] == {"row_id": "a.jsonl:3", "tokens": 40, "share": 0.25, "loss": float("inf")}
     assert record["origin"]["layer"] == 1
+
+
+def test_a_finding_comes_back_from_its_record() -> None:
+    bare = Finding("plateau", 400, "warn", {"loss": 2.0}, "nothing more to learn", groups=("attention",))
+    for one in (finding("skip"), bare):
+        assert str(Finding.from_json(json.loads(json.dumps(one.to_json())))) == str(one)
+    assert Finding.from_json(json.loads(json.dumps(bare.to_json()))) == bare

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -64,14 +66,13 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run() -> None:
     assert actions == ["skip", "skip", "skip", "skip", "stop"]
 
 
-def test_every_rollback_lowers_the_rate_and_the_last_one_stops() -> None:
-    health = settled(loss_spike="rollback", max_rollbacks=2, rollback_learning_rate_factor=0.1)
+def test_rollbacks_are_counted_and_one_too_many_stops() -> None:
+    health = settled(loss_spike="rollback", max_rollbacks=2)
     seen = []
     for _ in range(3):
         (found,) = health.observe(step(61, loss=9.0))
-        seen.append((found.action, health.learning_rate_factor))
-        health.rewind(60)
-    assert seen == [("rollback", 0.1), ("rollback", pytest.approx(0.01)), ("stop", pytest.approx(0.01))]
+        seen.append((found.action, health.rollbacks))
+    assert seen == [("rollback", 1), ("rollback", 2), ("stop", 2)]
 
 
 def test_a_policy_of_ignore_silences_its_kind() -> None:
@@ -97,25 +98,58 @@ def test_what_stays_true_is_said_again_when_the_run_is_twice_as_long() -> None:
     ]  # fmt: skip
 
 
-def test_health_is_a_function_of_what_it_observed() -> None:
-    steps = [step(n, loss=1 + 0.05 * (n % 3)) for n in range(1, 61)] + [
-        step(61, loss=9.0),
-        step(62, loss=8.0),
-    ]
-    went_on, resumed = Health(), Health()
-    said = [went_on.observe(metrics) for metrics in steps]
-    assert [resumed.observe(metrics) for metrics in steps] == said
-    resumed.rewind(61)
-    assert resumed.observe(steps[61]) == said[61]
+def logged(metrics: StepMetrics, found: Iterable[Finding]) -> StepMetrics:
+    """The step as the records have it."""
+    findings = [finding.to_json() for finding in found]
+    return replace(metrics, findings=tuple(json.loads(json.dumps(findings))))
 
 
-def test_a_rewind_forgets_what_came_after() -> None:
-    health = settled()
+@pytest.mark.parametrize("at", [1, 30, 61, 62, 70])
+@pytest.mark.parametrize("policy", ["warn", "skip", "rollback"])
+def test_after_a_record_and_the_logged_steps_health_says_what_it_would_have_said(
+    policy: str, at: int
+) -> None:
+    def fed(health: Health, numbers: range) -> list[StepMetrics]:
+        """A spike at 61; after a rollback the run is at 59 again; evaluations, a scale, a long row."""
+        told = []
+        for number in numbers:
+            spike = number == 61 and health.rollbacks == 0
+            metrics = step(
+                number - 3 * health.rollbacks, loss=9.0 if spike else 1 + 0.05 * (number % 3),
+                eval_loss=1 + 0.1 * number if number % 5 == 0 else None, loss_scale=2.0**-number,
+            )  # fmt: skip
+            lengths = (900,) if number == 70 else (20, 30)
+            found = health.observe(metrics, Extras(row_lengths=lengths, loss_scale=metrics.loss_scale))
+            told.append(logged(metrics, found))
+        return told
+
+    policies = {"loss_spike": policy, "max_skipped_steps": 1}
+    whole, first, second = (Health(HealthConfig(**policies)) for _ in range(3))
+    expected = fed(whole, range(1, 80))
+    before = fed(first, range(1, at + 1))
+    second.resume(json.loads(json.dumps(first.record())), before)
+    assert before + fed(second, range(at + 1, 80)) == expected
+    assert {f["kind"] for m in expected for f in m.findings} == {
+        "loss_spike",
+        "long_row",
+        "eval_worse",
+        "loss_scale",
+    }
+    assert vars(second) == vars(whole)
+
+
+def test_what_was_undone_is_forgotten() -> None:
+    health = settled(divergence="rollback")
     before = deepcopy(vars(health))
-    for number in range(61, 90):
+    number = 60
+    while not health.rollbacks:
+        number += 1
         health.observe(step(number, loss=9.0, grad_norm=50.0, eval_loss=2.0))
-    health.rewind(60)
-    assert vars(health) == before
+    assert number > 62
+    fresh = settled(divergence="rollback")
+    assert health.observe(step(61)) == fresh.observe(step(61)) == ()
+    assert vars(health) == vars(fresh) | {"rollbacks": 1, "_lowest": health._lowest}
+    assert before["_steps"] == fresh._steps[:-1]
 
 
 def test_without_patience_a_worse_evaluation_warns_and_with_it_the_run_stops() -> None:
@@ -200,10 +234,10 @@ def profile_of(loaded: Any, count: int = 16) -> RoutingProfile:
 
 def test_a_routing_that_collapsed_names_its_layer() -> None:
     loaded = adapted("deepseek_v3", seed=2)
-    base = profile_of(loaded)
-    assert Health(base_routing=base).observe(step(1), Extras(routing=profile_of(loaded))) == ()
+    health = Health(base_routing=profile_of(loaded))
+    assert health.evaluated(step(1, eval_loss=1.0), profile_of(loaded)) == ()
     loaded.model.model.layers[1].mlp.gate.e_score_correction_bias[:2] += 50.0
-    (found,) = Health(base_routing=base).observe(step(1), Extras(routing=profile_of(loaded)))
+    (found,) = health.evaluated(step(2, eval_loss=1.0), profile_of(loaded))
     assert found.kind == "routing_collapse"
     assert found.evidence["layer"] == 1
     assert found.evidence["top_share"] == 0.5

@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import os
 import random
 import subprocess
@@ -42,7 +43,7 @@ def test_every_default_is_the_configurations_own() -> None:
     defaults = TrainingConfig()
     keywords = inspect.signature(train).parameters
     shared = keywords.keys() & TrainingConfig.model_fields.keys()
-    assert len(shared) == 12
+    assert len(shared) == 13
     assert {key: keywords[key].default for key in shared} == {key: getattr(defaults, key) for key in shared}
 
 
@@ -146,8 +147,11 @@ def test_a_run_that_dies_still_proves_what_did_not_move(rows: Any, adapted: Adap
     for parameter in loaded.model.parameters():
         if parameter.requires_grad:
             parameter.data.fill_(float("nan"))
-    with pytest.raises(NonFiniteError, match=r"step 2: the loss is not finite in toy\.jsonl:5, toy\.jsonl:6"):
-        list(steps)
+    broken = next(steps)
+    assert math.isnan(broken.loss)
+    assert (broken.step, broken.applied) == (2, False)
+    with pytest.raises(NonFiniteError, match=r"(?s)step 2: non finite \(loss nan.*lora_A.*toy\.jsonl:5.*stops"):
+        next(steps)
     checks = check_file(tmp_path)
     assert (checks["frozen_unchanged"], checks["router_unchanged"]) == (True, True)
     assert not any(module.training for module in loaded.model.modules())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -13,6 +13,8 @@ from seektune.adapters.inventory import Gate
 from seektune.config.training import TrainingConfig
 from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
+from seektune.training.finding import Origin
+from seektune.training.probe import rows_of
 from seektune.training.trainer import Trainer
 from seektune.training.window import windows
 from seektune.types import IGNORE, Sample, StepMetrics
@@ -24,11 +26,15 @@ def trainer_of(loaded: Loaded, total_steps: int = 4, **settings: Any) -> Trainer
     return Trainer(loaded, Gate(loaded), TrainingConfig(**settings), total_steps)
 
 
+def updated(trainer: Trainer, window: Any) -> StepMetrics:
+    """Attempt the window and apply it, as the loop does where health finds nothing."""
+    attempt = trainer.attempt(window)
+    return trainer.apply(attempt) if attempt.finite else trainer.discard(attempt)
+
+
 def one_step(loaded: Loaded, rows: Any, group: int, **settings: Any) -> StepMetrics:
     """One optimiser step over all rows, `group` of them per forward."""
-    metrics = trainer_of(loaded, **settings).update(next(windows(rows.grouped(group), len(rows.samples))))
-    assert metrics is not None
-    return metrics
+    return updated(trainer_of(loaded, **settings), next(windows(rows.grouped(group), len(rows.samples))))
 
 
 def trained(loaded: Loaded) -> torch.Tensor:
@@ -50,7 +56,7 @@ def test_loss_and_gradient_do_not_depend_on_how_rows_are_grouped(
 def test_the_loss_is_the_weighted_mean_over_tokens_not_over_batches(rows: Any, adapted: Adapted) -> None:
     loaded = adapted()
     trainer = trainer_of(loaded)
-    alone = [trainer.evaluate(type(rows)([sample])) for sample in rows.samples]
+    alone = [trainer.evaluate(type(rows)([sample]).epoch(0)) for sample in rows.samples]
     counts = [sum(target != IGNORE for target in sample.targets) for sample in rows.samples]
     expected = sum(loss * n for loss, n in zip(alone, counts, strict=True)) / sum(counts)
     assert one_step(loaded, rows, 2).loss == pytest.approx(expected, rel=1e-5)
@@ -83,8 +89,7 @@ def test_the_gradient_is_clipped_and_its_norm_reported_as_it_was(rows: Any, adap
         clipped.append(torch.cat(gradients).norm().item())
 
     trainer.optimizer.optimizer.register_step_pre_hook(watch)
-    metrics = trainer.update(next(windows(rows.grouped(4), 2)))
-    assert metrics is not None
+    metrics = updated(trainer, next(windows(rows.grouped(4), 2)))
     assert metrics.grad_norm > 1e-2
     assert clipped == [pytest.approx(1e-3, rel=1e-3)]
 
@@ -92,14 +97,14 @@ def test_the_gradient_is_clipped_and_its_norm_reported_as_it_was(rows: Any, adap
 def test_the_schedule_moves_once_per_applied_update(rows: Any, adapted: Adapted) -> None:
     trainer = trainer_of(adapted(), total_steps=4, learning_rate=1.0, warmup_steps=1)
     stream = windows(rows.grouped(1), 3)
-    seen = [trainer.update(next(stream)) for _ in range(4)]
-    assert [metrics.learning_rate for metrics in seen if metrics] == pytest.approx([0, 1, 2 / 3, 1 / 3])
+    seen = [updated(trainer, next(stream)) for _ in range(4)]
+    assert [metrics.learning_rate for metrics in seen] == pytest.approx([0, 1, 2 / 3, 1 / 3])
 
 
 def test_adapter_and_optimiser_state_are_float32_on_a_bfloat16_base(rows: Any, adapted: Adapted) -> None:
     loaded = adapted("tiny/deepseek_v3", dtype="bfloat16", target_modules=["attention", "routed"])
     trainer = trainer_of(loaded)
-    assert trainer.update(next(windows(rows.grouped(8), 1))) is not None
+    updated(trainer, next(windows(rows.grouped(8), 1)))
     assert loaded.model.dtype == torch.bfloat16
     parameters = [p for p in loaded.model.parameters() if p.requires_grad]
     states = [value for state in trainer.optimizer.state.values() for value in state.values()]
@@ -115,7 +120,7 @@ def test_dropout_depends_on_seed_and_step_and_leaves_the_random_state_alone(
         stream = windows(rows.grouped(4), 1)
         for _ in range(3):
             before = torch.get_rng_state()
-            trainer.update(next(stream))
+            updated(trainer, next(stream))
             assert torch.equal(torch.get_rng_state(), before)
             if disturb:
                 torch.rand(1)
@@ -128,20 +133,21 @@ def test_dropout_depends_on_seed_and_step_and_leaves_the_random_state_alone(
 def test_dropout_differs_from_step_to_step(rows: Any, adapted: Adapted) -> None:
     trainer = trainer_of(adapted(lora_dropout=0.5), learning_rate=1e-30)
     window = next(windows(rows.grouped(8), 1))
-    norms = {metrics.grad_norm for metrics in (trainer.update(window) for _ in range(3)) if metrics}
+    norms = {metrics.grad_norm for metrics in (updated(trainer, window) for _ in range(3))}
     assert len(norms) == 3
 
 
 def test_evaluation_is_the_training_loss_without_dropout(rows: Any, adapted: Adapted) -> None:
     loaded = adapted(lora_dropout=0.9)
     trainer = trainer_of(loaded)
-    first = trainer.update(next(windows(rows.grouped(8), 1)))
-    assert first is not None
+    first = updated(trainer, next(windows(rows.grouped(8), 1)))
     fresh = trainer_of(adapted())
-    expected = fresh.evaluate(rows.grouped(8))
+    expected = fresh.evaluate(rows.grouped(8).epoch(0))
     assert expected == pytest.approx(first.loss, rel=1e-5)  # B is still zero: dropout has no effect
-    assert trainer.evaluate(rows.grouped(3)) == trainer.evaluate(rows.grouped(3))
-    assert trainer.evaluate(rows.grouped(3)) == pytest.approx(trainer.evaluate(rows.grouped(8)), rel=1e-5)
+    assert trainer.evaluate(rows.grouped(3).epoch(0)) == trainer.evaluate(rows.grouped(3).epoch(0))
+    assert trainer.evaluate(rows.grouped(3).epoch(0)) == pytest.approx(
+        trainer.evaluate(rows.grouped(8).epoch(0)), rel=1e-5
+    )
 
 
 def poison(loaded: Loaded, token: int) -> None:
@@ -158,18 +164,20 @@ def rows_of_one_token(rows: Any, bad: int) -> Any:
     return type(rows)(clean)
 
 
-def test_a_loss_that_is_not_finite_names_its_rows_and_nothing_moves(rows: Any, adapted: Adapted) -> None:
+def test_a_loss_that_is_not_finite_comes_back_with_its_rows_and_nothing_moves(
+    rows: Any, adapted: Adapted
+) -> None:
     loaded = adapted()
     poison(loaded, 5)
     before = trained(loaded)
     trainer = trainer_of(loaded, learning_rate=0.5)
-    with pytest.raises(NonFiniteError) as failure:
-        trainer.update(next(windows(rows_of_one_token(rows, 2).grouped(4), 2)))
-    message = str(failure.value)
-    assert re.findall(r"toy\.jsonl:\d+", message) == ["toy.jsonl:3"]
-    assert all(
-        hint in message for hint in ("step 1: the loss", "0.5; try 1e-5", "max_grad_norm", "max_length")
-    )
+    attempt = trainer.attempt(next(windows(rows_of_one_token(rows, 2).grouped(4), 2)))
+    assert math.isnan(attempt.loss)
+    scored = rows_of(attempt.batches, attempt.log_probs)
+    assert [row.row_id for row in scored if not math.isfinite(row.loss or 0)] == ["toy.jsonl:3"]
+    assert trainer.origin(attempt) == Origin("model.embed_tokens.weight", None, "parameter")
+    assert trainer.withdraw(attempt).applied is False
+    assert (trainer.step, trainer.seen) == (0, 0)
     assert torch.equal(trained(loaded), before)
     assert not trainer.optimizer.state
 
@@ -178,17 +186,48 @@ def test_an_evaluation_that_is_not_finite_names_its_rows(rows: Any, adapted: Ada
     loaded = adapted()
     poison(loaded, 5)
     with pytest.raises(NonFiniteError, match=r"evaluation loss is not finite in toy\.jsonl:7$"):
-        trainer_of(loaded).evaluate(rows_of_one_token(rows, 6).grouped(8))
+        trainer_of(loaded).evaluate(rows_of_one_token(rows, 6).grouped(8).epoch(0))
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_update(rows: Any, adapted: Adapted) -> None:
+def test_a_gradient_that_is_not_finite_comes_back(rows: Any, adapted: Adapted) -> None:
     loaded = adapted()
     before = trained(loaded)
     trainer = trainer_of(loaded)
-    overflow(loaded, 2)
-    with pytest.raises(NonFiniteError, match=r"the gradient is not finite in toy\.jsonl:1, toy"):
-        trainer.update(next(windows(rows.grouped(8), 1)))
+    overflow(loaded, 1)
+    attempt = trainer.attempt(next(windows(rows.grouped(8), 1)))
+    assert math.isfinite(attempt.loss)
+    assert not math.isfinite(attempt.grad_norm)
+    assert trainer.origin(attempt) is None  # it was finite this time
+    trainer.discard(attempt)
+    assert (trainer.step, trainer.seen) == (0, 1)
     assert torch.equal(trained(loaded), before)
+
+
+def test_a_discarded_or_withdrawn_attempt_leaves_no_trace_in_the_next(rows: Any, adapted: Adapted) -> None:
+    first, second = list(islice(windows(rows.grouped(4), 1), 2))
+
+    def run(between: Callable[[Trainer], object]) -> torch.Tensor:
+        loaded = adapted()
+        trainer = trainer_of(loaded, learning_rate=1e-2)
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=100)
+        updated(trainer, first)
+        between(trainer)
+        updated(trainer, second)
+        return trained(loaded)
+
+    plain = run(lambda trainer: None)
+    assert torch.equal(run(lambda trainer: trainer.discard(trainer.attempt(first))), plain)
+    assert torch.equal(run(lambda trainer: trainer.withdraw(trainer.attempt(first))), plain)
+
+
+def test_slowing_down_lowers_every_rate_to_come(rows: Any, adapted: Adapted) -> None:
+    trainer = trainer_of(adapted(), total_steps=4, learning_rate=1.0)
+    window = next(windows(rows.grouped(8), 1))
+    updated(trainer, window)
+    trainer.slow_down(0.5)
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.375]
+    rates = [updated(trainer, window).learning_rate for _ in range(3)]
+    assert rates == pytest.approx([0.375, 0.25, 0.125])
 
 
 def overflow(loaded: Loaded, times: int) -> None:
@@ -206,27 +245,15 @@ def test_a_step_whose_scaled_gradient_overflows_is_skipped_and_the_next_is_unsca
     overflow(loaded, 1)
     before, trainer = trained(loaded), trainer_of(loaded, learning_rate=1e-3, warmup_steps=2)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    assert trainer.update(window) is None
+    skipped = updated(trainer, window)
+    assert (skipped.applied, skipped.step, skipped.loss_scale) == (False, 1, 1024)
     assert trainer.scaler.get_scale() == 512
     assert torch.equal(trained(loaded), before)
-    steps = [trainer.update(window) for _ in range(2)]
-    assert [(metrics.step, metrics.learning_rate) for metrics in steps if metrics] == [(1, 0), (2, 5e-4)]
+    steps = [updated(trainer, window) for _ in range(2)]
+    assert [(metrics.step, metrics.learning_rate) for metrics in steps] == [(1, 0), (2, 5e-4)]
 
-    plain = trainer_of(adapted(), learning_rate=1e-3, warmup_steps=2).update(window)
-    assert plain is not None
-    assert steps[0] is not None
+    plain = updated(trainer_of(adapted(), learning_rate=1e-3, warmup_steps=2), window)
     assert steps[0].grad_norm == pytest.approx(plain.grad_norm, rel=1e-5)
-
-
-def test_a_gradient_that_overflows_without_any_scale_is_an_error(rows: Any, adapted: Adapted) -> None:
-    loaded = adapted()
-    trainer = trainer_of(loaded)
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    overflow(loaded, 2)
-    window = next(windows(rows.grouped(8), 1))
-    assert trainer.update(window) is None
-    with pytest.raises(NonFiniteError, match="the gradient is not finite"):
-        trainer.update(window)
 
 
 def test_the_loss_scale_and_skipped_windows_are_carried_along(rows: Any, adapted: Adapted) -> None:
@@ -240,10 +267,10 @@ def test_the_loss_scale_and_skipped_windows_are_carried_along(rows: Any, adapted
     first = adapted(lora_dropout=0.3)
     overflow(first, 1)
     trainer, stream = scaled(first), windows(rows.grouped(2), 1)
-    done = [trainer.update(window) for window in islice(stream, 2)]
-    assert [metrics is None for metrics in done] == [True, False]
+    done = [updated(trainer, window) for window in islice(stream, 2)]
+    assert [metrics.applied for metrics in done] == [False, True]
     state = trainer.state()
-    expected = [trainer.update(window) for window in islice(stream, 2)]
+    expected = [updated(trainer, window) for window in islice(stream, 2)]
 
     second = adapted(lora_dropout=0.3)
     again = scaled(second)
@@ -251,10 +278,8 @@ def test_the_loss_scale_and_skipped_windows_are_carried_along(rows: Any, adapted
     assert again.scaler.state_dict() == state.values["scaler"]
     assert (again.scaler.get_scale(), again.step, again.seen) == (512, 1, 2)
     later = windows(rows.grouped(2), 1, state.values["data"]["after"])
-    seen = [again.update(window) for window in islice(later, 2)]
+    seen = [updated(again, window) for window in islice(later, 2)]
     for metrics, other in zip(seen, expected, strict=True):
-        assert metrics is not None
-        assert other is not None
         assert replace(metrics, seconds=0) == replace(other, seconds=0)
     assert again.scaler.get_scale() == trainer.scaler.get_scale() == 1024
     assert torch.equal(trained(second), trained(first))
@@ -266,7 +291,7 @@ def test_a_float16_base_trains_on_a_gpu_with_float32_adapters(rows: Any, adapted
     trainer = trainer_of(loaded, learning_rate=1e-2)
     assert trainer.scaler.is_enabled()
     before, window = trained(loaded), next(windows(rows.grouped(4), 2))
-    applied = [metrics for metrics in (trainer.update(window) for _ in range(40)) if metrics]
+    applied = [metrics for metrics in (updated(trainer, window) for _ in range(40)) if metrics.applied]
     assert applied[-1].loss < applied[0].loss - 0.5
     assert not torch.equal(trained(loaded), before)
     assert {p.dtype for p in loaded.model.parameters() if p.requires_grad} == {torch.float32}
