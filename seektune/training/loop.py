@@ -76,27 +76,11 @@ def train(
     update that would harm, and GateError; on resuming TrainingError for another adapter or other data,
     GateError for another base.
     """
-    settings = validated(
-        TrainingConfig,
-        {
-            "max_steps": max_steps,
-            "num_train_epochs": num_train_epochs,
-            "learning_rate": learning_rate,
-            "lr_scheduler_type": lr_scheduler_type,
-            "warmup_steps": warmup_steps,
-            "warmup_ratio": warmup_ratio,
-            "weight_decay": weight_decay,
-            "gradient_accumulation_steps": gradient_accumulation_steps,
-            "max_grad_norm": max_grad_norm,
-            "gradient_checkpointing": gradient_checkpointing,
-            "eval_steps": eval_steps,
-            "seed": seed,
-            "health": health,
-            "bf16": loaded.model.dtype == torch.bfloat16,  # what the base computes in is settled already
-            "fp16": loaded.model.dtype == torch.float16,
-        },
-        "train",
-    )
+    keywords = locals()
+    given = {key: keywords[key] for key in TrainingConfig.model_fields if key in keywords}
+    # What the base computes in is settled already; findings speak of it.
+    precision = {"bf16": loaded.model.dtype == torch.bfloat16, "fp16": loaded.model.dtype == torch.float16}
+    settings = validated(TrainingConfig, given | precision, "train")
     _check(loaded, batches, eval_batches)
     folder = Path(output_dir) if output_dir else None
     steps = _run(loaded, batches, eval_batches, folder, settings, resume, tuple(history))

@@ -150,7 +150,9 @@ def test_a_run_that_dies_still_proves_what_did_not_move(rows: Any, adapted: Adap
     broken = next(steps)
     assert math.isnan(broken.loss)
     assert (broken.step, broken.applied) == (2, False)
-    with pytest.raises(NonFiniteError, match=r"(?s)step 2: non finite \(loss nan.*lora_A.*toy\.jsonl:5.*stops"):
+    with pytest.raises(
+        NonFiniteError, match=r"(?s)step 2: non finite \(loss nan.*lora_A.*toy\.jsonl:5.*stops"
+    ):
         next(steps)
     checks = check_file(tmp_path)
     assert (checks["frozen_unchanged"], checks["router_unchanged"]) == (True, True)
