@@ -161,7 +161,7 @@ def _run(
     )
     with _gate(loaded, output_dir) as gate, _training_mode(loaded.model, settings.gradient_checkpointing):
         trainer = Trainer(loaded, gate, settings, total)
-        watch = Watch(trainer, eval_batches)
+        watch = Watch(trainer)
         stream = windows(batches, size)
         if resume is not None:
             stream = _taken_up(batches, size, resume)

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from seektune.adapters.attach import active_adapter, deltas_of
+from seektune.adapters.shards import local
 from seektune.models.load import Loaded
 from seektune.models.sites import all_sites
 from seektune.training.finding import Origin, Row
@@ -56,7 +56,7 @@ def rows_of(
 
 def parameters_finite(parameters: Iterable[Tensor]) -> bool:
     """Whether every value of every parameter is finite; waits for the device once."""
-    flags = [torch.isfinite(_local(parameter)).all() for parameter in parameters]
+    flags = [torch.isfinite(local(parameter.detach())).all() for parameter in parameters]
     return not flags or bool(torch.stack(flags).all())
 
 
@@ -88,7 +88,8 @@ class Movement:
             return None
         moved: dict[str, float] = {}
         for (group, parameter), before in zip(self._watched, self._before, strict=True):
-            largest = float((_sample(parameter) - before).abs().max())
+            moves = (_sample(parameter) - before).abs()
+            largest = float(moves.max()) if moves.numel() else 0.0  # another rank has all of it
             moved[group] = max(moved.get(group, 0.0), largest / self._rates)
         self._start()
         return moved
@@ -205,11 +206,5 @@ def _layer(name: str) -> int | None:
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    flat = _local(parameter).flatten()
+    flat = local(parameter.detach()).flatten()
     return flat[:: max(1, flat.numel() // SAMPLED)].clone()
-
-
-def _local(parameter: Tensor) -> Tensor:
-    """What this process has of it, where it is sharded."""
-    value = parameter.detach()
-    return value.to_local() if isinstance(value, DTensor) else value

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.fsdp import FSDPModule
 
 from seektune.errors import TrainingError
 
@@ -64,6 +65,8 @@ def restore_tensors(module: nn.Module, optimizer: torch.optim.Optimizer, state: 
 
     Raises TrainingError naming the parameters that are missing, unknown or of another shape.
     """
+    if isinstance(module, FSDPModule):
+        module.reshard()  # after a forward without a backward its own parameters lie whole
     names = _trainable(module, optimizer)
     _refuse_differences({name: tuple(p.shape) for name, p in names.items()}, state.parameters)
     states: dict[str, Any] = {}

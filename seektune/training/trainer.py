@@ -11,11 +11,10 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import Tensor
 
 from seektune.adapters.inventory import Gate
-from seektune.adapters.shards import whole
+from seektune.adapters.shards import is_sharded, whole
 from seektune.config.training import TrainingConfig
 from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
@@ -41,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 SCHEDULE = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 """What a schedule of transformers carries along; the rest of it follows from the settings."""
-
-REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Where each process has the whole model."""
 
 NAMED_ROWS = 8
 """Rows an error names before it only counts."""
@@ -135,7 +131,7 @@ class Trainer:
         None where it does not appear again, and of a sharded model, whose processes must not part ways.
         """
         found = None
-        if self.accelerator.distributed_type in REPLICATED:
+        if not is_sharded(self.loaded):
             with self._own_random_state(), self.accelerator.no_sync(self.module):
                 found = first_non_finite(
                     self.loaded.model, lambda batch: self._forward(batch)[0], attempt.batches

@@ -27,21 +27,15 @@ ENDS = frozenset({"eval_worse", "plateau"})
 
 
 class Watch:
-    """Judges every attempt of a trainer, the same on every rank, and keeps the last state to go back to.
+    """Judges every attempt of a trainer, the same on every rank, and keeps the last state to go back to."""
 
-    The routing of the base on the held-out rows is taken once, here.
-    """
-
-    def __init__(self, trainer: Trainer, eval_batches: BatchSource | None = None) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._loaded = trainer.loaded
         settings = trainer.settings
         self._routes = settings.health.routing_collapse != "ignore" and bool(routers(self._loaded))
         self._routing: RoutingProfile | None = None  # of this rank's held-out rows, when last scored
-        if eval_batches is not None and self._routes:
-            with disabled(self._loaded):
-                trainer.score(self._observed(islice(eval_batches.epoch(0), ROUTING_BATCHES)))
-        self.health = Health(settings.health, settings, base_routing=self._routing_of_all())
+        self.health = Health(settings.health, settings)
         self._goes_back = any(policy == "rollback" for _, policy in settings.health)
         self._kept: State | None = None
         self._moved: dict[str, float] | None = None  # not judged yet
@@ -71,7 +65,14 @@ class Watch:
     def evaluated(
         self, metrics: StepMetrics, batches: BatchSource
     ) -> tuple[StepMetrics, tuple[Finding, ...]]:
-        """Score `batches` after the step of `metrics`: the metrics with the loss, and what is wrong."""
+        """Score `batches` after the step of `metrics`: the metrics with the loss, and what is wrong.
+
+        The first time the base is scored too, on a part of them: its routing is what is usual.
+        """
+        if self._routes and self.health.base_routing is None:
+            with disabled(self._loaded):
+                self._trainer.score(self._observed(islice(batches.epoch(0), ROUTING_BATCHES)))
+            self.health.base_routing = self._routing_of_all()
         epoch = batches.epoch(0)
         try:
             loss = self._trainer.evaluate(self._observed(epoch) if self._routes else epoch)
