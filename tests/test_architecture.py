@@ -37,7 +37,7 @@ DOORS = {
     "tokenizers": {"models.tiny"},
     "transformers": {"models", "training.schedule", "generation.cache", "quickstart"},
     "huggingface_hub": {"models.fetch"},
-    "safetensors": {"models", "adapters.store", "training.checkpoint", "quickstart"},
+    "safetensors": {"models", "adapters.store", "adapters.folder", "training.checkpoint", "quickstart"},
     "accelerate": {"training"},
     "sklearn": {"evaluation.baselines", "data.profile.match", "data.negatives.make"},
     "scipy": {"evaluation.compare"},

@@ -55,8 +55,8 @@ def detach(loaded: Loaded, name: str | None = None) -> Loaded:
             del wrapper.deltas[delta]
         if wrapper.active in gone:
             wrapper.active = None
-        if not wrapper.deltas:
-            _unwrap(loaded.model, site, wrapper)
+        if not wrapper.deltas and wrapper.resident is None:
+            unwrap(loaded.model, site, wrapper)
     for adapter in gone:
         del attachment.specs[adapter]
     if not attachment.specs:
@@ -176,7 +176,7 @@ def add_deltas(loaded: Loaded, spec: AdapterSpec, deltas: Mapping[str, Delta], n
         model.attachment = Attachment({}, [p for p in model.parameters() if p.requires_grad])
         model.requires_grad_(False)
     for site, delta in deltas.items():
-        wrapper = _wrap(model, site)
+        wrapper = wrap(model, site)
         wrapper.deltas[name] = delta
     model.attachment.specs[name] = spec
     activate(loaded, name)
@@ -192,7 +192,7 @@ def check_name(loaded: Loaded, name: str) -> None:
         raise AdapterError(f"an adapter named {name!r} is attached already: detach it or choose another name")
 
 
-def _wrap(model: nn.Module, site: str) -> Wrapper:
+def wrap(model: nn.Module, site: str) -> Wrapper:
     """The wrapper at `site`, made where there is none."""
     module = model.get_submodule(site)
     if isinstance(module, AdaptedLinear):
@@ -215,7 +215,8 @@ def _experts_shape(module: nn.Module) -> tuple[int, int, int]:
     return experts, hidden, width
 
 
-def _unwrap(model: nn.Module, site: str, wrapper: Wrapper) -> None:
+def unwrap(model: nn.Module, site: str, wrapper: Wrapper) -> None:
+    """Put the base module back in its place."""
     if isinstance(wrapper, AdaptedExperts):
         del model.get_submodule(site).adapter
     else:

@@ -76,9 +76,11 @@ class FusedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, H) → (…, H)."""
-        return gated_mlp(
-            x, _projection(self.gate_proj), _projection(self.up_proj), _projection(self.down_proj)
-        )
+        linears = (self.gate_proj, self.up_proj, self.down_proj)
+        if any(map(_is_mixed, linears)):
+            y: Tensor = self.down_proj(F.silu(self.gate_proj(x)).mul_(self.up_proj(x)))
+            return y
+        return gated_mlp(x, *map(_projection, linears))
 
     @staticmethod
     def fits(module: Any) -> bool:
@@ -112,9 +114,9 @@ class FusedAttention(nn.Module):
     ) -> tuple[Tensor, None]:
         """(B, T, H) → (B, T, H), no attention weights."""
         _refuse_other_attention(self.config)
-        projections = [_projection(linear) for linear in (self.q_proj, self.k_proj, self.v_proj)]
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        q, k, v = (heads.view(shape) for heads in lora_linears(hidden_states, projections))
+        projected = _project(hidden_states, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (heads.view(shape) for heads in projected)
         q, k, v = (
             heads.transpose(1, 2)
             for heads in (rotary(q, *position_embeddings), rotary(k, *position_embeddings), v)
@@ -200,7 +202,7 @@ class FusedLatentAttention(nn.Module):
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries and compressed keys and values; dropout masks are drawn in the unfused form's order."""
         if self.q_proj is not None:
-            return lora_linears(x, [_projection(self.q_proj), _projection(self.kv_a_proj_with_mqa)])
+            return _project(x, self.q_proj, self.kv_a_proj_with_mqa)
         return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))), self.kv_a_proj_with_mqa(x)
 
     @staticmethod
@@ -245,6 +247,17 @@ def _rotation(position_embeddings: tuple[Tensor, Tensor] | Tensor) -> Tensor:
         return position_embeddings
     cos, sin = (at_least_float32(angles.chunk(2, dim=-1)[0]) for angles in position_embeddings)
     return torch.complex(cos, sin)
+
+
+def _project(x: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
+    """x through each linear, by one function; one by one where resident adapters are mixed."""
+    if any(map(_is_mixed, linears)):
+        return tuple(linear(x) for linear in linears)
+    return lora_linears(x, [_projection(linear) for linear in linears])
+
+
+def _is_mixed(linear: Linear) -> bool:
+    return isinstance(linear, AdaptedLinear) and linear.mixed
 
 
 def _projection(linear: Linear) -> Projection:

@@ -29,6 +29,7 @@ def peft_deltas(
     config: Mapping[str, Any],
     found: Mapping[str, Tensor],
     spec: AdapterSpec | None = None,
+    max_rank: int | None = None,
 ) -> tuple[AdapterSpec, dict[str, Delta]]:
     """The filled deltas, by site name, that a PEFT adapter describes; and its spec, read where none is given.
 
@@ -39,7 +40,7 @@ def peft_deltas(
     _refuse_foreign(loaded, folder, targets, sites.values())
     _refuse_old_experts(folder, config, found, sites.values())
     spec = spec or _spec(folder, config, tuple(sites))
-    refuse_rank(folder, max(r for r, _ in targets.values()), found)
+    refuse_rank(folder, max(r for r, _ in targets.values()), found, max_rank)
     deltas = {name: _empty(site, spec, targets) for name, site in sites.items()}
     parts = [(part, delta) for name, delta in deltas.items() for part in parts_of(name, delta, targets)]
     shapes = {key: shape for part, _ in parts for key, shape in zip(part.names, part.shapes, strict=True)}
@@ -52,8 +53,10 @@ def peft_deltas(
     return spec, deltas
 
 
-def refuse_rank(folder: Path, r: int, found: Mapping[str, Tensor]) -> None:
-    """Refuse a rank that no tensor can have, before memory is taken for it."""
+def refuse_rank(folder: Path, r: int, found: Mapping[str, Tensor], most: int | None = None) -> None:
+    """Refuse a rank that no tensor can have, or above `most`, before memory is taken for it."""
+    if most is not None and r > most:
+        raise AdapterError(f"{folder} has rank {r}, above the largest allowed, {most}: raise max_rank for it")
     if r > max((size for tensor in found.values() for size in tensor.shape), default=0):
         raise AdapterError(f"{folder}: no tensor is large enough for rank {r}: its configuration is damaged")
 

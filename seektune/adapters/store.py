@@ -6,7 +6,6 @@ A chosen subset of experts has no PEFT form short of zero-filling: it is stored 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -17,12 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from seektune.adapters.attach import Delta, add_deltas, check_name, deltas_of, planned, spec_of
 from seektune.adapters.experts import ExpertsLowRank
+from seektune.adapters.folder import (
+    COMPACT,
+    CONFIG,
+    FILES,
+    MANIFEST,
+    WEIGHTS,
+    content_hash,
+    read_json,
+    read_tensors,
+    real_folder,
+    signature,
+    weights_file,
+)
 from seektune.adapters.peft_layout import config_of, parts_of
 from seektune.adapters.peft_read import linears_of, peft_deltas, refuse_differences, refuse_rank
 from seektune.adapters.shards import is_part
@@ -32,10 +43,25 @@ from seektune.errors import AdapterError, ConfigError
 from seektune.models.load import Loaded
 from seektune.models.sites import all_sites
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-COMPACT, MANIFEST = "seektune_adapter.safetensors", "seektune.json"
-_FILES = {CONFIG, WEIGHTS, COMPACT, MANIFEST}
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+
+@dataclass(frozen=True)
+class Limits:
+    """What an adapter may have at most; None is no limit."""
+
+    max_rank: int | None = None
+    max_bytes: int | None = None  # of the weights file
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An adapter as read from its folder, checked against a base and attached to nothing."""
+
+    spec: AdapterSpec
+    deltas: Mapping[str, Delta]  # by site name
+    content_hash: str
+
+
+_NO_LIMITS = Limits()
 
 
 def save_adapter(loaded: Loaded, folder: Path | str, *, name: str = "default") -> Path:
@@ -77,25 +103,40 @@ def load_adapter(
     that names both identities when the adapter was trained on another base.
     """
     check_name(loaded, name)
-    folder = _inside(Path(folder), root)
-    weights = _weights_file(folder)
-    manifest = _read_manifest(folder)
+    stored = read_adapter(loaded, folder, root=root)
+    return add_deltas(loaded, stored.spec, stored.deltas, name)
+
+
+def read_adapter(
+    loaded: Loaded, folder: Path | str, *, root: Path | str | None = None, limits: Limits = _NO_LIMITS
+) -> Stored:
+    """What `load_adapter` attaches, attached to nothing; its errors, and one for whatever exceeds `limits`.
+
+    The model is read only: it may be at work in another thread as long as nothing is attached meanwhile.
+    """
+    folder = real_folder(Path(folder), root)
+    before, weights, manifest = signature(folder), weights_file(folder), _read_manifest(folder)
     if manifest is not None:
         _check_base(loaded, folder, manifest)
-    found = _read_tensors(weights)
-    if weights.name == WEIGHTS:
+    config = read_json(folder / CONFIG) if weights.name == WEIGHTS else None
+    found = read_tensors(weights, limits.max_bytes)
+    if config is not None:
         given = None if manifest is None else manifest.spec
-        spec, deltas = peft_deltas(loaded, folder, _read_json(folder / CONFIG), found, given)
+        spec, deltas = peft_deltas(loaded, folder, config, found, given, limits.max_rank)
     elif manifest is not None:
-        spec, deltas = manifest.spec, _compact_deltas(loaded, folder, manifest.spec, found)
+        spec = manifest.spec
+        deltas = _compact_deltas(loaded, folder, spec, found, limits.max_rank)
     else:
         raise AdapterError(f"{folder} has {COMPACT} but no {MANIFEST}, which says what its tensors are")
-    if manifest is not None and manifest.content_hash != _content_hash(folder, manifest.written):
+    version = content_hash(folder, spec.model_dump(mode="json") if manifest is None else manifest.written)
+    if manifest is not None and manifest.content_hash != version:
         raise AdapterError(
             f"{folder} is not as seektune saved it (content hash differs): save it again, or, if PEFT wrote "
             f"over it on purpose, delete {MANIFEST} to load it as a PEFT adapter of an unknown base"
         )
-    return add_deltas(loaded, spec, deltas, name)
+    if signature(folder) != before:
+        raise AdapterError(f"{folder} was written to while it was read: load it again when it is complete")
+    return Stored(spec, deltas, version)
 
 
 def _compact_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
@@ -104,9 +145,9 @@ def _compact_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
 
 
 def _compact_deltas(
-    loaded: Loaded, folder: Path, spec: AdapterSpec, found: Mapping[str, Tensor]
+    loaded: Loaded, folder: Path, spec: AdapterSpec, found: Mapping[str, Tensor], max_rank: int | None
 ) -> dict[str, Delta]:
-    refuse_rank(folder, spec.r, found)
+    refuse_rank(folder, spec.r, found, max_rank)
     deltas = planned(loaded, spec)
     tensors = _compact_tensors(deltas)
     refuse_differences(folder, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, found)
@@ -137,7 +178,7 @@ def _manifest(loaded: Loaded, spec: AdapterSpec, folder: Path) -> dict[str, Any]
         },
         "versions": {package: version(package) for package in packages},
         "spec": written,
-        "content_hash": _content_hash(folder, written),
+        "content_hash": content_hash(folder, written),
     }
 
 
@@ -156,7 +197,7 @@ def _read_manifest(folder: Path) -> _Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    content = _read_json(path)
+    content = read_json(path)
     try:
         base, written = content["base"], content["spec"]
         spec = validated(AdapterSpec, written, f"{path}: spec")
@@ -174,69 +215,12 @@ def _check_base(loaded: Loaded, folder: Path, manifest: _Manifest) -> None:
         )
 
 
-def _content_hash(folder: Path, spec: Mapping[str, Any]) -> str:
-    """sha256 over weights, PEFT's configuration and spec: it names a version of the adapter."""
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
-    for name in (CONFIG, WEIGHTS, COMPACT):
-        if (folder / name).exists():
-            with (folder / name).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _inside(folder: Path, root: Path | str | None) -> Path:
-    """The real folder; AdapterError when it, or a file in it, leads outside `root`."""
-    resolved = folder.resolve()
-    if not resolved.is_dir():
-        raise AdapterError(f"{folder} is not a folder; an adapter is the folder that save_adapter wrote")
-    if root is not None:
-        for path in (resolved, *((resolved / name).resolve() for name in _FILES)):
-            if not path.is_relative_to(Path(root).resolve()):
-                raise AdapterError(f"{folder} leads outside {root}, where adapters may be loaded from")
-    return resolved
-
-
-def _weights_file(folder: Path) -> Path:
-    present = [name for name in (WEIGHTS, COMPACT) if (folder / name).is_file()]
-    if len(present) == 1:
-        return folder / present[0]
-    if present:
-        raise AdapterError(f"{folder} holds both {WEIGHTS} and {COMPACT}: remove the one that is stale")
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    if pickles:
-        raise AdapterError(
-            f"{folder} holds {pickles[0]}, a pickle, which can run any code when it is read: convert it to "
-            f"{WEIGHTS} where you trust it"
-        )
-    raise AdapterError(f"{folder} has no {WEIGHTS} and no {COMPACT}: it is no adapter folder")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(
-            f"{path} is truncated or no safetensors file ({error}): copy or save the adapter again"
-        ) from None
-    return tensors
-
-
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if broken := [name for name, tensor in ready.items() if not torch.isfinite(tensor).all()]:
         raise AdapterError(f"the adapter is not finite, so it is not saved: {', '.join(broken)}")
     save_file(ready, path, metadata={"format": "pt"})
     _sync(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"cannot read {path}: {error}") from None
-    if not isinstance(content, dict):
-        raise AdapterError(f"{path} must hold an object of keys and values")
-    return content
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:
@@ -253,7 +237,7 @@ def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise AdapterError(f"{folder} is a file: choose a folder for the adapter")
     foreign = (
-        sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.exists() else []
+        sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
     )
     if foreign:
         raise AdapterError(f"{folder} holds other files ({', '.join(foreign)}): choose another folder")

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from seektune.adapters.experts import ExpertsLowRank
 from seektune.adapters.lowrank import LowRank
+from seektune.adapters.resident import ResidentExperts, ResidentLinears
 from seektune.ops.expert_lora import expert_lora
 from seektune.ops.lora_linear import lora_linear
+from seektune.ops.multi_expert_lora import multi_expert_lora
+from seektune.ops.multi_lora import Term
 
 
 class Experts(Protocol):
@@ -35,6 +38,12 @@ class AdaptedLinear(nn.Module):
         self.base_layer = base_layer
         self.deltas = nn.ModuleDict()
         self.active: str | None = None
+        self.resident: ResidentLinears | None = None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the forward under way mixes resident adapters, so that no delta is active."""
+        return self.resident is not None and self.resident.current.mix is not None
 
     @property
     def weight(self) -> Tensor:
@@ -68,7 +77,23 @@ class AdaptedLinear(nn.Module):
         delta.ran |= torch.is_grad_enabled()
         return delta
 
+    def terms(self) -> list[Term]:
+        """The low-rank terms of the forward under way, resident or of the active delta, in the base's dtype.
+
+        For code that computes this linear in another form, such as attention with an absorbed projection.
+        """
+        if self.resident is not None and self.mixed:
+            return self.resident.terms()
+        delta = self.take_delta()
+        if delta is None:
+            return []
+        dtype = self.weight.dtype
+        b = delta.lora_B.to(torch.promote_types(dtype, torch.float32)) * delta.scaling
+        return [Term(slice(None), delta.lora_A.to(dtype)[None], b.to(dtype).t()[None])]
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.resident is not None and self.mixed:
+            return self.resident.add_(self.base_layer(x), x)
         delta = self.take_delta()
         if delta is None:
             output: Tensor = self.base_layer(x)
@@ -85,10 +110,23 @@ class AdaptedExperts(nn.Module):
         super().__init__()
         self.deltas = nn.ModuleDict()
         self.active: str | None = None
+        self.resident: ResidentExperts | None = None
         self.swiglu = _is_swiglu(experts)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the base alone is not enough: the mix has a row for here, or a delta is active."""
+        if self.resident is not None and self.resident.current.mix is not None:
+            return self.resident.at_work
+        return self.active is not None
+
     def forward(self, experts: Experts, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """hidden (T, H), top_k_index and top_k_weights (T, K) → (T, H) through base and active delta."""
+        """hidden (T, H), top_k_index and top_k_weights (T, K) → (T, H) through base and deltas."""
+        gate = None if self.swiglu else experts._apply_gate
+        if self.resident is not None and self.resident.current.mix is not None:
+            slots, loras = self.resident.slots(len(hidden)), self.resident.loras
+            base = (experts.gate_up_proj, experts.down_proj)
+            return multi_expert_lora(hidden, top_k_index, top_k_weights, *base, slots, loras, gate)
         assert self.active is not None
         delta = self.deltas[self.active]
         assert isinstance(delta, ExpertsLowRank)
@@ -104,7 +142,7 @@ class AdaptedExperts(nn.Module):
             delta.down_B,
             delta.scaling,
             slots=None if delta.complete else delta.slots,
-            gate=None if self.swiglu else experts._apply_gate,
+            gate=gate,
             dropout=delta.applied_dropout,
         )
         if output.requires_grad:

@@ -93,12 +93,12 @@ def attention_mask(
 
 
 def experts(module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """The experts' active adapter if there is one (the child `adapter`), else the stock computation.
+    """The experts' adapter if one is at work (the child `adapter`), else the stock computation.
 
     hidden (T, H), top_k_index and top_k_weights (T, K) → (T, H).
     """
     adapter = getattr(module, "adapter", None)
-    forward = _stock_experts if adapter is None or adapter.active is None else adapter
+    forward = _stock_experts if adapter is None or not adapter.at_work else adapter
     out: Tensor = forward(module, hidden, top_k_index, top_k_weights)
     return out
 

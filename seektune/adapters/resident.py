@@ -1,0 +1,83 @@
+"""How the resident adapters of a model reach its modules: what each wrapper holds, and the mix they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from seektune.errors import AdapterError
+from seektune.ops.multi_expert_lora import ExpertLora
+from seektune.ops.multi_lora import Mix, Term, mixed_terms, multi_lora_
+
+
+@dataclass(eq=False)
+class Current:
+    """One object per model, held by every wrapper: the mix of the forward under way, None between two."""
+
+    mix: Mix | None = None
+
+    def check(self, rows: int) -> Mix:
+        """The mix; AdapterError where it speaks of another number of rows."""
+        mix = self.mix
+        assert mix is not None
+        if rows != mix.tokens and not mix.whole:
+            raise AdapterError(
+                f"a module got {rows} rows in a forward whose adapters were given for {mix.tokens}: call "
+                "`Slots.using` with the number of tokens of every sequence of this very forward"
+            )
+        return mix
+
+
+@dataclass(eq=False)
+class ResidentLinears:
+    """The matrices of every slot at one linear."""
+
+    current: Current
+    shape: tuple[int, int, int, int]  # S, R, in, out
+    ranks: list[int]  # of each slot, 0 = it leaves this linear alone
+    stacks: tuple[Tensor, Tensor] | None = None  # (S, R, in), (S, R, out); made for the first adapter
+    _kept: tuple[Mix | None, list[Term]] = (None, [])
+
+    def stage(self, slot: int, a: Tensor, b: Tensor) -> None:
+        """Copy a (r, in) and b (r, out), scaled, to a slot that no row uses; its rank is set later."""
+        slots, rank, width, out = self.shape
+        if self.stacks is None:  # memory that is never written is only reserved on CPU, not taken
+            self.stacks = a.new_empty(slots, rank, width), b.new_empty(slots, rank, out)
+        for stack, matrix in zip(self.stacks, (a, b), strict=True):
+            stack[slot, : len(matrix)] = matrix
+
+    def terms(self) -> list[Term]:
+        """The products of this linear in the mix under way; the same list as long as the mix is the same."""
+        mix = self.current.mix
+        if self._kept[0] is not mix:
+            terms = [] if mix is None or self.stacks is None else mixed_terms(mix, self.ranks, *self.stacks)
+            self._kept = (mix, terms)
+        return self._kept[1]
+
+    def add_(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add what the slots' adapters add to y (…, out), the base's own output of x (…, in)."""
+        if terms := self.terms():
+            rows = x.reshape(-1, x.shape[-1])
+            self.current.check(len(rows))
+            multi_lora_(y.view(-1, y.shape[-1]), rows, terms)
+        return y
+
+
+@dataclass(eq=False)
+class ResidentExperts:
+    """The matrices of every slot at one layer's routed experts."""
+
+    current: Current
+    loras: list[ExpertLora | None]  # by slot; None = it leaves them alone
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a row of the mix under way has an adapter here."""
+        mix = self.current.mix
+        return mix is not None and any(self.loras[segment.slot] is not None for segment in mix.segments)
+
+    def slots(self, rows: int) -> Tensor:
+        """The slot of each row (rows,), −1 = none."""
+        mix = self.current.check(rows)
+        return mix.slots if rows == mix.tokens else mix.slots[:1].expand(rows)
