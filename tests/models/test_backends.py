@@ -181,20 +181,20 @@ def test_experts_without_an_adapter_compute_the_stock_output(name: str, tokens: 
 class Doubling(nn.Module):
     """An adapter that returns twice the hidden states."""
 
-    active: str | None = "default"
+    at_work = True
 
     def forward(self, experts: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         return 2 * hidden
 
 
-def test_an_active_adapter_takes_over_and_an_inactive_one_falls_through() -> None:
+def test_an_adapter_at_work_takes_over_and_an_idle_one_falls_through() -> None:
     model = ours("deepseek_v3")
     experts = model.get_submodule("model.layers.1.mlp.experts")
     arguments = torch.randn(3, 64, dtype=torch.float64), torch.tensor([[0, 1]] * 3), torch.ones(3, 2).double()
     base = experts(*arguments)
     experts.adapter = Doubling()
     assert torch.equal(experts(*arguments), 2 * arguments[0])
-    experts.adapter.active = None
+    experts.adapter.at_work = False
     assert torch.equal(experts(*arguments), base)
 
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers.integrations.moe import grouped_mm_experts_forward
@@ -53,6 +53,7 @@ def routed(tokens: int, seed: int, dtype: torch.dtype = torch.float64) -> tuple[
     return randn(tokens, HIDDEN, seed=seed, dtype=dtype), index, weights
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=12), st.integers(0, 99))
 def test_a_mixed_batch_is_each_token_with_its_own_adapter(slots, seed):
     args = (*routed(len(slots), seed), *base(), torch.tensor(slots), loras())
