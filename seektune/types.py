@@ -181,11 +181,12 @@ class InventoryRow:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What trains, group by group, and which checks have passed so far."""
+    """What trains, group by group, and which checks have passed so far; the same of each stage of a run."""
 
     rows: tuple[InventoryRow, ...]
     total_parameters: int
     checks: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[Inventory, ...] = ()
 
     @property
     def trainable(self) -> int:

@@ -12,7 +12,7 @@ from pydantic import model_validator
 from seektune.config.adapter import AdapterSpec
 from seektune.config.data import DataConfig
 from seektune.config.section import Section, validated
-from seektune.config.training import TrainingConfig
+from seektune.config.training import PER_STAGE, TrainingConfig
 from seektune.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
@@ -73,6 +73,8 @@ def resolved(config: RunConfig) -> dict[str, Any]:
     tree["output_dir"] = str(config.output_dir.resolve())
     if Path(config.base_model).is_dir():
         tree["base_model"] = str(Path(config.base_model).resolve())
+    if config.training.stages:
+        tree["training"] = {key: value for key, value in tree["training"].items() if key not in PER_STAGE}
     data = tree["data"]
     for source in (*data["train"], data["eval"], data["target"] or {}):
         if source.get("path"):

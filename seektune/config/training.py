@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from seektune.config.section import Section
+from seektune.config.stages import StageConfig
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
@@ -40,6 +41,10 @@ class HealthConfig(Section):
     rollback_learning_rate_factor: float = Field(0.5, gt=0, lt=1)
 
 
+PER_STAGE = ("num_train_epochs", "max_steps", "learning_rate")
+"""Settings that every stage has for itself; with `stages` there is none for the whole run."""
+
+
 class TrainingConfig(Section):
     """How to train, in the names of HF's TrainingArguments."""
 
@@ -52,6 +57,9 @@ class TrainingConfig(Section):
     lr_scheduler_type: Scheduler = "linear"
     warmup_steps: int = Field(0, ge=0)  # above 0: overrides warmup_ratio
     warmup_ratio: float = Field(0.0, ge=0, le=1)
+    layerwise_lr_decay: float = Field(1.0, gt=0, le=1)  # layer i of L: rate · decay^(L−1−i)
+    loraplus_lr_ratio: float = Field(1.0, gt=0)  # LoRA+: the rate of B over that of A
+    stages: tuple[StageConfig, ...] = ()  # parts of the adapter, one after the other
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     bf16: bool = False  # the base computes in bfloat16; adapters and optimiser stay float32
@@ -69,4 +77,14 @@ class TrainingConfig(Section):
     def _one_precision(self) -> TrainingConfig:
         if self.bf16 and self.fp16:
             raise ValueError("bf16 and fp16 exclude each other: keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_and_lengths_of_stages(self) -> TrainingConfig:
+        given = [key for key in PER_STAGE if self.stages and key in self.model_fields_set]
+        if given:
+            raise ValueError(
+                f"{' and '.join(given)} would be ignored: each of the stages has its own learning_rate and "
+                "num_train_epochs (or max_steps); remove it here, or remove stages"
+            )
         return self

@@ -139,7 +139,10 @@ def project_backward(
     grads: Sequence[Tensor],
     needs_dx: bool,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Gradients of every y (T, O) → of rows (T, I), if asked, and of each weight, bias (None), A and B."""
+    """Gradients of every y (T, O) → of rows (T, I), if asked, and of each weight, bias (None), A and B.
+
+    A and B that do not require gradients get None: where their layer rests they cost no product.
+    """
     dx: Tensor | None = None
     gradients: list[Tensor | None] = [None] * (4 * len(projections))
     for group, low, mask in zip(_groups(projections), kept[::2], kept[1::2], strict=True):
@@ -149,11 +152,13 @@ def project_backward(
             grad = grads[term.number]
             torch.mm(grad, term.b.to(grad.dtype), out=up_part)
             up_part.mul_(term.gain)
-            # On CPU (R, T) x (T, O) is up to twice as fast as its transpose.
-            gradients[4 * term.number + 3] = (low_part.t() @ grad).t().to(term.b.dtype)
-        of_a = (up.t() @ _drop(rows, mask)).split([len(term.a) for term in group])
-        for term, d_a in zip(group, of_a, strict=True):
-            gradients[4 * term.number + 2] = d_a.to(term.a.dtype)
+            if term.b.requires_grad:
+                # On CPU (R, T) x (T, O) is up to twice as fast as its transpose.
+                gradients[4 * term.number + 3] = (low_part.t() @ grad).t().to(term.b.dtype)
+        if any(term.a.requires_grad for term in group):
+            of_a = (up.t() @ _drop(rows, mask)).split([len(term.a) for term in group])
+            for term, d_a in zip(group, of_a, strict=True):
+                gradients[4 * term.number + 2] = d_a.to(term.a.dtype)
         if needs_dx:
             share = up @ _joined(group, up.dtype)
             share = share if mask is None else share.mul_(mask)

@@ -93,18 +93,14 @@ def planned(config: RunConfig, described: Architecture, data: Prepared | None) -
         saves=True,
     )
     if data is None:
-        steps = max(1, training.max_steps)
+        parts = training.stages or [training]
+        steps = max(1, sum(part.max_steps or 0 for part in parts))
         assumed = f"every sample has {limit:,} tokens and there are {steps:,} steps: the data is not prepared"
         return Plan(load, steps * load.tokens * training.gradient_accumulation_steps, steps, assumed)
     lengths = np.sort(data.train.lengths)
     counts = data.report["splits"]["train"]
     rows = ragged(config, data.train)
-    steps = planned_steps(
-        rows,
-        max_steps=training.max_steps,
-        num_train_epochs=training.num_train_epochs,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-    )
+    steps = planned_steps(rows, training)
     load = replace(
         load,
         tokens=config.data.pack_tokens or int(lengths[-samples:].sum()),

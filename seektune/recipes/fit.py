@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from seektune.adapters.inventory import inventory
 from seektune.config.run import RunConfig
 from seektune.data.batches import Batches
 from seektune.data.prepare import Prepared
@@ -18,6 +19,7 @@ from seektune.runlog import Log
 from seektune.training.loop import train
 from seektune.training.saver import Saver
 from seektune.training.schedule import planned_steps
+from seektune.training.stages import planned_stages
 from seektune.training.state import State
 from seektune.training.world import first_alone, highest, world
 from seektune.types import Sample, StepMetrics
@@ -42,13 +44,10 @@ def fit(
     first, alone = world()[0] == 0, world()[1] == 1
     rows = ragged(config, data.train)
     held_out = ragged(config, data.held_out, shuffle=False) if len(data.held_out) else None
-    total = planned_steps(
-        rows,
-        max_steps=settings.max_steps,
-        num_train_epochs=settings.num_train_epochs,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-    )
+    total = planned_steps(rows, settings)
     log = Log(folder / "metrics.jsonl")
+    for stage in planned_stages(loaded, rows, settings):
+        console.print(f"{stage}\n{inventory(loaded, stage.sites)}", markup=False, highlight=False)
     run = train(
         loaded,
         rows,

@@ -25,7 +25,7 @@ def advice(
     kind: str, evidence: Mapping[str, float], settings: TrainingConfig, groups: Sequence[str] = ()
 ) -> Advice:
     """Cause and change of a finding as far as its numbers tell; `explained` adds rows and layers."""
-    rate = f"the learning rate {number(settings.learning_rate)}"
+    rate = f"the learning rate {number(_rate(settings))}"
     gentler = (_lower_rate(settings), _lower_clip(settings))
     match kind:
         case "non_finite":
@@ -99,10 +99,10 @@ def is_finite(row: Row) -> bool:
 def _plateau(evidence: Mapping[str, float], settings: TrainingConfig) -> Advice:
     steps = f"{evidence['steps']:.0f} steps brought less than 1 %"
     if evidence["loss"] > 0.98 * evidence["first_loss"]:
-        higher = number(10 * settings.learning_rate)
+        higher = _change_of_rate(settings, 10 * _rate(settings))
         return (
             f"{steps} and nothing was learnt before them: the learning rate is too low or too little trains",
-            (f"training.learning_rate: {higher}", "lora.target_modules: [attention, dense, shared, routed]"),
+            (higher, "lora.target_modules: [attention, dense, shared, routed]"),
         )
     return (
         f"{steps}: the adapter has learnt what it can at this rate; more epochs will not help",
@@ -159,7 +159,7 @@ def _from_rows(finding: Finding, rows: Sequence[Row], settings: TrainingConfig) 
         return None
     usual_loss = median(others)
     if worst.loss < BAD_LABEL_TIMES * usual_loss or worst.loss - usual_loss < BAD_LABEL_NATS:
-        rate = number(settings.learning_rate)
+        rate = number(_rate(settings))
         return f"no row stands out, so the learning rate {rate} is too high", finding.change
     return (
         f"{worst.row_id} alone stands out, with loss {worst.loss:.3g} where the step's other rows have "
@@ -179,9 +179,20 @@ def _usual_tokens(row: Row, rows: Sequence[Row], finding: Finding) -> float:
     return median(other.tokens for other in rows if other is not row) if len(rows) > 1 else row.tokens
 
 
+def _rate(settings: TrainingConfig) -> float:
+    """The run's learning rate, of several stages the highest."""
+    return max((stage.learning_rate for stage in settings.stages), default=settings.learning_rate)
+
+
 def _lower_rate(settings: TrainingConfig) -> str:
-    rate = settings.learning_rate
-    return f"training.learning_rate: {number(1e-5 if 1e-5 < rate <= 1e-4 else rate / 10)}"
+    rate = _rate(settings)
+    return _change_of_rate(settings, 1e-5 if 1e-5 < rate <= 1e-4 else rate / 10)
+
+
+def _change_of_rate(settings: TrainingConfig, rate: float) -> str:
+    if settings.stages:
+        return f"training.stages: learning_rate: {number(rate)} in the stage of this step"
+    return f"training.learning_rate: {number(rate)}"
 
 
 def _lower_clip(settings: TrainingConfig) -> str:

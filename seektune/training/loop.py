@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,14 @@ import torch
 
 from seektune.adapters.inventory import Gate
 from seektune.config.section import validated
+from seektune.config.stages import StageConfig
 from seektune.config.training import HealthConfig, TrainingConfig
 from seektune.errors import TrainingError
 from seektune.models.load import Loaded
 from seektune.runlog import write_json
 from seektune.training.finding import strongest
 from seektune.training.schedule import planned_steps
+from seektune.training.stages import Stage, planned_stages, taking_turns
 from seektune.training.state import State
 from seektune.training.trainer import Trainer
 from seektune.training.watch import Watch, ended, stopped
@@ -46,6 +48,9 @@ def train(
     lr_scheduler_type: str = _DEFAULT.lr_scheduler_type,
     warmup_steps: int = _DEFAULT.warmup_steps,
     warmup_ratio: float = _DEFAULT.warmup_ratio,
+    layerwise_lr_decay: float = _DEFAULT.layerwise_lr_decay,
+    loraplus_lr_ratio: float = _DEFAULT.loraplus_lr_ratio,
+    stages: Sequence[StageConfig | Mapping[str, Any]] = _DEFAULT.stages,
     weight_decay: float = _DEFAULT.weight_decay,
     gradient_accumulation_steps: int = _DEFAULT.gradient_accumulation_steps,
     max_grad_norm: float = _DEFAULT.max_grad_norm,
@@ -77,7 +82,8 @@ def train(
     GateError for another base.
     """
     keywords = locals()
-    given = {key: keywords[key] for key in TrainingConfig.model_fields if key in keywords}
+    # What is left at its default is not given: stages contradict it only where it is.
+    given = {key: keywords[key] for key, value in _DEFAULT if keywords.get(key, value) != value}
     # What the base computes in is settled already; findings speak of it.
     precision = {"bf16": loaded.model.dtype == torch.bfloat16, "fp16": loaded.model.dtype == torch.float16}
     settings = validated(TrainingConfig, given | precision, "train")
@@ -153,14 +159,13 @@ def _run(
     history: Sequence[StepMetrics],
 ) -> Steps:
     size = settings.gradient_accumulation_steps
-    total = planned_steps(
-        batches,
-        max_steps=settings.max_steps,
-        num_train_epochs=settings.num_train_epochs,
-        gradient_accumulation_steps=size,
-    )
-    with _gate(loaded, output_dir) as gate, _training_mode(loaded.model, settings.gradient_checkpointing):
-        trainer = Trainer(loaded, gate, settings, total)
+    total, stages = planned_steps(batches, settings), planned_stages(loaded, batches, settings)
+    with (
+        _gate(loaded, stages, output_dir) as gate,
+        _training_mode(loaded.model, settings.gradient_checkpointing),
+        taking_turns(loaded, stages),
+    ):
+        trainer = Trainer(loaded, gate, settings, total, stages)
         watch = Watch(trainer)
         stream = windows(batches, size)
         if resume is not None:
@@ -213,9 +218,9 @@ def _taken_up(batches: BatchSource, size: int, state: State) -> Iterator[Window]
 
 
 @contextmanager
-def _gate(loaded: Loaded, output_dir: Path | None) -> Iterator[Gate]:
+def _gate(loaded: Loaded, stages: Sequence[Stage], output_dir: Path | None) -> Iterator[Gate]:
     """The trained-what gate: its table before step 0, its proofs at the end, however the end comes."""
-    gate = Gate(loaded)
+    gate = Gate(loaded, {stage.name: stage.sites for stage in stages})
     try:
         yield gate
     finally:

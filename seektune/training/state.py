@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import platform
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +52,8 @@ def tensors_of(
     a step: torch would make an empty one otherwise.
     """
     options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True)
-    found: Any = get_state_dict(module, optimizer, options=options)
+    with _none_resting(optimizer):
+        found: Any = get_state_dict(module, optimizer, options=options)
     model_state, (states, groups) = found[0], (found[1]["state"], found[1]["param_groups"])
     parameters = {name: _copy(model_state[name]) for group in groups for name in group["params"]}
     moments = {
@@ -74,13 +76,14 @@ def restore_tensors(module: nn.Module, optimizer: torch.optim.Optimizer, state: 
         name, _, leaf = key.rpartition(".")
         states.setdefault(name, {})[leaf] = _copy(value)
     groups = [dict(group) for group in state.values["groups"]]
-    set_state_dict(
-        module,
-        optimizer,
-        model_state_dict=dict(state.parameters),
-        optim_state_dict={"state": states, "param_groups": groups},
-        options=StateDictOptions(full_state_dict=True, strict=False),  # the frozen base is not in it
-    )
+    with _none_resting(optimizer):
+        set_state_dict(
+            module,
+            optimizer,
+            model_state_dict=dict(state.parameters),
+            optim_state_dict={"state": states, "param_groups": groups},
+            options=StateDictOptions(full_state_dict=True, strict=False),  # the frozen base is not in it
+        )
     for name, parameter in names.items():
         if name not in states:  # never had a gradient; torch has made up a state of one step for it
             optimizer.state.pop(parameter, None)
@@ -122,6 +125,19 @@ def surroundings(device: torch.device, processes: int) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
     }
+
+
+@contextmanager
+def _none_resting(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """What the optimiser holds counts as trainable, also where it rests in this stage of the run."""
+    resting = [p for group in optimizer.param_groups for p in group["params"] if not p.requires_grad]
+    for parameter in resting:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in resting:
+            parameter.requires_grad_(False)
 
 
 def _trainable(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor
 
 from seektune.adapters.inventory import Gate
@@ -20,10 +21,11 @@ from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
 from seektune.training.attempt import Attempt
 from seektune.training.finding import Origin
-from seektune.training.optim import adamw
+from seektune.training.optim import base_rate, optimizer_of
 from seektune.training.probe import first_non_finite
 from seektune.training.ranks import Ranks
-from seektune.training.schedule import schedule
+from seektune.training.schedule import Span, schedule
+from seektune.training.stages import SHARDED_STAGES, Stage, Turns
 from seektune.training.state import (
     State,
     random_state,
@@ -48,30 +50,37 @@ NAMED_ROWS = 8
 class Trainer:
     """Everything a run carries from one optimiser step to the next."""
 
-    def __init__(self, loaded: Loaded, gate: Gate, settings: TrainingConfig, total_steps: int) -> None:
+    def __init__(
+        self, loaded: Loaded, gate: Gate, settings: TrainingConfig, steps: int, stages: Sequence[Stage] = ()
+    ) -> None:
         self.loaded = loaded
         self.gate = gate
         self.settings = settings
         self.device = loaded.device
         # The base's dtype is the precision (no autocast), and it already lies where it shall train.
-        self.accelerator = Accelerator(mixed_precision="no", device_placement=False)
+        self.accelerator = Accelerator(
+            mixed_precision="no",
+            device_placement=False,
+            # What rests in a stage gets no gradient, which DDP would wait for.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(stages))],
+        )
         # State shared in the process: an earlier run may have left it off.
         self.accelerator.sync_gradients = True
         self.ranks = Ranks(self.accelerator, self.device)
-        optimizer = adamw(
-            (parameter for parameter in loaded.model.parameters() if parameter.requires_grad),
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
+        self.turns = Turns(loaded, gate, stages)
+        spans = [stage.span for stage in stages] or [Span(steps, settings.learning_rate)]
+        optimizer = optimizer_of(loaded, settings, spans[0].learning_rate)
         self.schedule = schedule(  # never prepared: accelerate would step it once per rank
             optimizer,
             settings.lr_scheduler_type,
-            total_steps=total_steps,
+            spans,
             warmup_steps=settings.warmup_steps,
             warmup_ratio=settings.warmup_ratio,
         )
         self.module, self.optimizer = self.accelerator.prepare(TrainStep(loaded), optimizer)
         self.gate.sharded()
+        if stages and (is_sharded(loaded) or self.accelerator.distributed_type == DistributedType.DEEPSPEED):
+            raise TrainingError(SHARDED_STAGES)
         # torch's own: accelerate's precision is fixed for the whole process by whoever asks first.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.model.dtype == torch.float16)
         self.step = 0  # optimiser steps applied
@@ -85,6 +94,7 @@ class Trainer:
         Raises TrainingError when no token carries loss.
         """
         started = time.perf_counter()
+        self.turns.enter(self.step)
         weight, tokens = self.ranks.sum(window.weight, window.tokens)
         if not weight > 0:
             raise TrainingError(f"no token carries loss in {_named(window.row_ids)}: the answers are empty")
@@ -95,7 +105,7 @@ class Trainer:
             log_probs=log_probs,
             loss=loss,
             grad_norm=self._clipped_norm(),
-            learning_rate=float(self.schedule.get_last_lr()[0]),
+            learning_rate=base_rate(self.optimizer),
             tokens=int(tokens),
             loss_scale=self.scaler.get_scale() if self.scaler.is_enabled() else None,
             started=started,
@@ -106,7 +116,7 @@ class Trainer:
         self.gate.after_backward()
         self.gate.before_update()
         self.scaler.step(self.optimizer)
-        self.gate.after_update(attempt.learning_rate)
+        self.gate.after_update(min(float(group["lr"]) for group in self.optimizer.param_groups))
         self.schedule.step()
         self.step += 1
         self._pass(attempt.window)
@@ -173,6 +183,7 @@ class Trainer:
         """
         values = state.values
         self.gate.resume(values["gate"])
+        self.turns.forget()
         restore_tensors(self.module, self.optimizer.optimizer, state)
         self.optimizer.zero_grad()
         functions = [None] * len(values["groups"])  # the settings make them

@@ -60,7 +60,10 @@ class Watch:
 
     def applied(self, metrics: StepMetrics) -> None:
         """Note that an update was applied; what moved is judged with the next attempt."""
-        self._moved = self._movement.after_step(metrics.learning_rate)
+        if self._stage != self._trainer.turns.stage:
+            self._start()  # others train now
+        else:
+            self._moved = self._movement.after_step(metrics.learning_rate)
 
     def evaluated(
         self, metrics: StepMetrics, batches: BatchSource
@@ -109,6 +112,7 @@ class Watch:
     def _start(self) -> None:
         """Look at the movement of the parameters from here on."""
         self._movement, self._moved = Movement(self._loaded), None
+        self._stage = self._trainer.turns.stage
         self._trained = [p for p in self._loaded.model.parameters() if p.requires_grad]
 
     def _keep(self, state: State) -> None:

@@ -382,3 +382,79 @@ def test_a_record_of_another_base_is_refused(which: str, run: Run, adapted: Buil
     tensors[which].data.view(-1)[0] += 1
     with pytest.raises(GateError, match="the base is not the one the run began with"):
         Gate(other).resume(record)
+
+
+def staged(adapted: Build, rows: Tensor) -> Run:
+    """At the beginning of the first of two stages: the first layer, then the second."""
+    run = Run(adapted("deepseek_v3", target_modules=["attention", "routed"]), rows)
+    deltas = deltas_of(run.loaded, "default")
+    layers = [[site for site in deltas if f".layers.{number}." in site] for number in (0, 1)]
+    run.gate = Gate(run.loaded, {"stage 1 of 2": layers[0], "stage 2 of 2": layers[1]})
+    begin(run, 0)
+    return run
+
+
+def begin(run: Run, stage: int) -> None:
+    for site, delta in deltas_of(run.loaded, "default").items():
+        delta.requires_grad_(f".layers.{stage}." in site)
+    run.gate.begin(stage)
+
+
+def test_gradients_and_first_update_are_proven_in_every_stage(adapted: Build, rows: Tensor) -> None:
+    run = staged(adapted, rows)
+    run.step()
+    assert [stage.checks["first_update"] for stage in run.gate.inventory.stages] == [True, None]
+    begin(run, 1)
+    run.backward()
+    run.gate.after_backward()
+    assert [stage.checks["gradients"] for stage in run.gate.inventory.stages] == [True, True]
+    run.gate.before_update()
+    with pytest.raises(
+        GateError, match=r"after the first update of stage 2 of 2:\n.*layers\.1.* did not change"
+    ):
+        run.gate.after_update(run.learning_rate)  # the optimiser made no step
+    assert [stage.checks["first_update"] for stage in run.gate.inventory.stages] == [True, False]
+    assert run.gate.inventory.checks["first_update"] is False
+
+
+def test_what_rests_may_not_move_in_the_first_update_or_later(adapted: Build, rows: Tensor) -> None:
+    run = staged(adapted, rows)
+    resting = run.loaded.model.get_parameter("model.layers.1.self_attn.o_proj.deltas.default.lora_A")
+    run.step()
+    resting.data[0, 0] += 1
+    with pytest.raises(GateError, match=r"layers\.1\.self_attn\.o_proj\.lora_A must rest in this stage"):
+        run.gate.finish()
+    run = staged(adapted, rows)
+    run.backward()
+    run.gate.after_backward()
+    run.gate.before_update()
+    run.optimizer.step()
+    run.loaded.model.get_parameter("model.layers.1.self_attn.o_proj.deltas.default.lora_A").data[0, 0] += 1
+    with pytest.raises(GateError, match=r"first update of stage 1 of 2:\n.*lora_A must rest in this stage"):
+        run.gate.after_update(run.learning_rate)
+
+
+def test_experts_that_only_ran_while_they_rested_were_never_hit(adapted: Build, rows: Tensor) -> None:
+    run = staged(adapted, rows)
+    run.step()
+    assert _routed(run).reached_rows().any()  # a gradient passed through them
+    assert run.gate.finish().checks["experts_never_hit"] == 8
+    assert run.gate.inventory.checks["unused_groups"] == []  # routed: its stage has not begun
+    begin(run, 1)
+    run.step()
+    assert run.gate.finish().checks["experts_never_hit"] < 8
+
+
+def test_a_record_in_the_middle_of_a_stage_carries_what_each_stage_passed(
+    adapted: Build, rows: Tensor
+) -> None:
+    run = staged(adapted, rows)
+    run.step()
+    begin(run, 1)
+    record = json.loads(json.dumps(run.gate.record()))
+    later = staged(adapted, rows)
+    later.gate.resume(record)
+    begin(later, 1)
+    assert later.gate.record() == record
+    later.step()
+    assert [stage.checks["first_update"] for stage in later.gate.inventory.stages] == [True, True]

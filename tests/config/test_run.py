@@ -142,3 +142,16 @@ def test_the_dumped_configuration_is_a_valid_input_with_absolute_paths(tmp_path:
 def test_no_override_text_escapes_as_another_exception(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ConfigError):
         load_config(write(Path(folder)), [text])
+
+
+def test_what_is_written_of_a_run_in_stages_is_valid_and_the_same(tmp_path: Path) -> None:
+    stages = (
+        "stages: [{layers: [0, 0.5], learning_rate: 1e-3, max_steps: 2}, {learning_rate: 1e-4, max_steps: 3}]"
+    )
+    config = load_config(write(tmp_path, MINIMAL + f"training: {{{stages}}}\n"))
+    written = dump_config(config)
+    assert "num_train_epochs: null" in written
+    assert "num_train_epochs: 3" not in written
+    again = load_config(write(tmp_path, written))
+    assert again.training.stages == config.training.stages
+    assert dump_config(again) == written

@@ -31,3 +31,24 @@ def test_health_takes_a_policy_per_kind_and_no_kind_that_is_unknown() -> None:
 def test_a_policy_that_cannot_work_is_refused(kind: str, policy: str) -> None:
     with pytest.raises(ConfigError, match=kind):
         validated(TrainingConfig, {"health": {kind: policy}}, "training")
+
+
+STAGES = [{"layers": [0, 0.5], "learning_rate": "1e-3", "max_steps": 2}]
+
+
+@pytest.mark.parametrize("key", ["num_train_epochs", "max_steps", "learning_rate"])
+def test_stages_and_a_setting_that_each_of_them_has_are_both_named(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} would be ignored: each of the stages has its own"):
+        validated(TrainingConfig, {"stages": STAGES, key: 3}, "training")
+
+
+def test_a_mistake_in_a_stage_is_named_with_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"stages\.0\.layer: unknown key; did you mean layers\?"):
+        validated(TrainingConfig, {"stages": [STAGES[0] | {"layer": [0, 1]}]}, "training")
+
+
+def test_a_rate_may_only_fall_towards_the_first_layer() -> None:
+    with pytest.raises(ConfigError, match="layerwise_lr_decay"):
+        validated(TrainingConfig, {"layerwise_lr_decay": 1.1}, "training")
+    with pytest.raises(ConfigError, match="loraplus_lr_ratio"):
+        validated(TrainingConfig, {"loraplus_lr_ratio": 0}, "training")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from seektune.ops.lora_linear import Projection, lora_linear, lora_linear_reference, lora_linears
 
@@ -161,3 +162,23 @@ def test_a_trainable_or_differently_typed_base_is_refused():
         lora_linear(x, weight.requires_grad_(), bias, a, b, 1.0)
     with pytest.raises(ValueError, match="one dtype"):
         lora_linear(x.float(), weight.detach(), bias, a, b, 1.0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_frozen_factors_cost_no_product_and_change_no_other_gradient(dropout):
+    def backward(frozen):
+        x, weight, bias, a, b = leaves(5)
+        for leaf, rests in ((a, frozen), (b, frozen)):
+            leaf.requires_grad_(not rests)
+        torch.manual_seed(7)
+        y = lora_linear(x, weight, bias, a, b, 1.5, dropout)
+        with FlopCounterMode(display=False) as counter:
+            y.sum().backward()
+        return x.grad, a.grad, b.grad, counter.get_total_flops()
+
+    (dx, da, db, all_flops), (dx_alone, *none, flops) = backward(False), backward(True)
+    assert torch.equal(dx_alone, dx)
+    assert none == [None, None]
+    assert all_flops - flops == 2 * 5 * R * (N_IN + N_OUT)
+    assert da is not None
+    assert db is not None

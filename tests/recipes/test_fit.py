@@ -67,6 +67,27 @@ def test_what_is_due_the_best_and_the_last_step_are_saved_and_the_newest_kept(wh
     assert [checkpoint.damage(folder) for folder in folders] == [None] * 3
 
 
+STAGES = [
+    {"layers": [0, 0.5], "target_modules": ["attention"], "learning_rate": 1e-2, "max_steps": 3},
+    {"layers": [0.5, 1], "learning_rate": 1e-3, "num_train_epochs": 0.1},
+]
+
+
+def test_a_run_in_stages_says_before_it_starts_what_each_of_them_trains(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    config = tiny_config(tmp_path, lora=LORA, training={"stages": STAGES, "logging_steps": 1})
+    said = run(config)
+    first, second = (
+        said.index("stage 1 of 2: layers 0 of 2, steps 1-3, "),
+        said.index("stage 2 of 2: layers 1"),
+    )
+    assert first < said.index("trains", first) < second < said.index("step 1/4")
+    assert [line["learning_rate"] for line in log_of(config.output_dir)][::3] == [1e-2, 1e-3]
+    written = json.loads((config.output_dir / "inventory.json").read_text())["stages"]
+    assert [stage["checks"]["first_update"] for stage in written] == [True, True]
+    assert "is finished" in run(config)  # run.yaml reads back as the same configuration
+
+
 def stopped_run(
     config: RunConfig, step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM
 ) -> str:

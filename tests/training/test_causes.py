@@ -137,3 +137,11 @@ def test_an_overflow_in_float16_asks_for_bfloat16() -> None:
 
 def test_a_finding_names_a_few_rows_only() -> None:
     assert len(explained(found(), TrainingConfig(), rows(*[1.0] * 50)).rows) == NAMED_ROWS
+
+
+def test_of_a_run_in_stages_it_is_the_stages_rate_that_changes() -> None:
+    stages = ({"learning_rate": 1e-3, "max_steps": 2}, {"learning_rate": 1e-2, "max_steps": 2})
+    settings = TrainingConfig(stages=stages)  # type: ignore[arg-type]
+    cause, changes = advice("divergence", {}, settings)
+    assert "0.01 is too high" in cause
+    assert changes == ("training.stages: learning_rate: 0.001 in the stage of this step",)

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import get_scheduler
 
+from seektune.config.training import TrainingConfig
 from seektune.errors import ConfigError
-from seektune.training.schedule import planned_steps, schedule
+from seektune.training.schedule import Span, planned_spans, planned_steps, schedule
 
 
 class Epoch:
@@ -25,27 +27,30 @@ class Epoch:
 def test_epochs_are_counted_in_whole_accumulation_windows(
     batches: int, accumulate: int, epochs: float, steps: int
 ) -> None:
-    counted = planned_steps(
-        Epoch(batches), max_steps=-1, num_train_epochs=epochs, gradient_accumulation_steps=accumulate
-    )
-    assert counted == steps
+    settings = TrainingConfig(num_train_epochs=epochs, gradient_accumulation_steps=accumulate)
+    assert planned_steps(Epoch(batches), settings) == steps
 
 
 def test_max_steps_overrides_epochs_in_both_directions() -> None:
     for max_steps in (2, 1000):
-        counted = planned_steps(
-            Epoch(10), max_steps=max_steps, num_train_epochs=1, gradient_accumulation_steps=1
-        )
-        assert counted == max_steps
+        settings = TrainingConfig(max_steps=max_steps, num_train_epochs=1)
+        assert planned_steps(Epoch(10), settings) == max_steps
 
 
-def rates(kind: str, steps: int, **warmup: Any) -> list[float]:
+def test_every_stage_has_its_own_steps_and_rate() -> None:
+    stages = ({"num_train_epochs": 0.5, "learning_rate": 1e-3}, {"max_steps": 4, "learning_rate": 1e-4})
+    settings = TrainingConfig(stages=stages, gradient_accumulation_steps=2)  # type: ignore[arg-type]
+    assert planned_spans(Epoch(10), settings) == [Span(3, 1e-3), Span(4, 1e-4)]
+    assert planned_steps(Epoch(10), settings) == 7
+
+
+def rates(kind: str, *steps: int, **warmup: Any) -> list[float]:
+    """The rates of a run of one stage per number of steps; stage n of them at rate n."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = schedule(
-        optimizer, kind, total_steps=steps, **({"warmup_steps": 0, "warmup_ratio": 0.0} | warmup)
-    )
+    spans = [Span(count, float(number)) for number, count in enumerate(steps, start=1)]
+    scheduler = schedule(optimizer, kind, spans, **({"warmup_steps": 0, "warmup_ratio": 0.0} | warmup))
     seen = []
-    for _ in range(steps):
+    for _ in range(sum(steps)):
         seen.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
@@ -85,3 +90,27 @@ def test_a_schedule_without_warm_up_does_not_ignore_it() -> None:
 def test_warm_up_may_not_waste_the_only_step() -> None:
     with pytest.raises(ConfigError, match="the only step would move nothing"):
         rates("linear", 1, warmup_ratio=0.1)
+
+
+def test_every_stage_begins_anew() -> None:
+    assert rates("linear", 2, 4) == [1.0, 0.5, 2.0, 1.5, 1.0, 0.5]
+    assert rates("constant", 2, 1, 1) == [1.0, 1.0, 2.0, 3.0]
+    assert rates("constant_with_warmup", 3, 3, warmup_steps=1) == [0.0, 1.0, 1.0, 0.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant", "constant_with_warmup"])
+def test_one_span_is_transformers_own_schedule(kind: str) -> None:
+    options = {} if kind == "constant" else {"warmup_steps": 2}
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_scheduler(kind, optimizer, num_warmup_steps=2 if options else 0, num_training_steps=9)
+    expected = []
+    for _ in range(9):
+        expected.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert rates(kind, 9, **options) == expected
+
+
+def test_a_stage_whose_only_step_is_wasted_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"stage 2: warm-up .* the only step would move nothing"):
+        rates("linear", 3, 1, warmup_ratio=0.1)
