@@ -1,4 +1,8 @@
-"""The command line: one verb per recipe. Recipes are imported when run, so `--help` costs no torch."""
+"""The command line: one verb per recipe. Recipes are imported when run, so `--help` costs no torch.
+
+Exit codes, as grep and diff have them: 0 done, or nothing found; 1 a check found something (`diagnose`,
+`doctor`); 2 the command could not do its work: an error of ours, or wrong arguments.
+"""
 
 from __future__ import annotations
 
@@ -106,6 +110,21 @@ def evaluate(run: Annotated[Path, typer.Argument(help="A finished run folder.")]
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A run folder, finished or broken.")],
+    probes: Annotated[
+        bool, typer.Option(help="Load the model and try short runs; without, only the folder is read.")
+    ] = True,
+    budget: Annotated[float, typer.Option(help="Minutes for the short runs.", min=0)] = 10.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a list.")] = False,
+) -> None:
+    """Say what is wrong with a run, with evidence and the lines to change; exit code 1 when something is."""
+    from seektune.recipes import diagnose as recipe
+
+    raise typer.Exit(code=1 if recipe.run(run, probes=probes, budget=budget, as_json=json) else 0)
+
+
+@app.command()
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
@@ -150,12 +169,12 @@ def doctor(
 
 
 def main() -> None:
-    """Entry point: our own errors are one message and exit code 1, never a traceback."""
+    """Entry point: our own errors are one message and exit code 2, never a traceback."""
     try:
         app()
     except SeektuneError as error:
         if not error.reported:
             typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(1)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -20,7 +20,7 @@ LEVELS = {
     "models": 2,
     "adapters": 3, "quantization": 3,
     "training": 4, "generation": 4,
-    "alignment": 5, "evaluation": 5, "export": 5, "serving": 5, "quickstart": 5,
+    "alignment": 5, "diagnosis": 5, "evaluation": 5, "export": 5, "serving": 5, "quickstart": 5,
     "recipes": 6,
     "cli": 7, "__main__": 8, "__init__": 8,
 }  # fmt: skip

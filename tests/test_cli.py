@@ -18,7 +18,18 @@ def seektune(*arguments: str, folder: Path | None = None) -> subprocess.Complete
 
 def test_the_verbs_are_exactly_these() -> None:
     verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert verbs == ["demo", "init", "prepare", "estimate", "train", "evaluate", "generate", "chat", "doctor"]
+    assert verbs == [
+        "demo",
+        "init",
+        "prepare",
+        "estimate",
+        "train",
+        "evaluate",
+        "diagnose",
+        "generate",
+        "chat",
+        "doctor",
+    ]
 
 
 def test_init_names_the_next_command(tmp_path: Path) -> None:
@@ -31,12 +42,13 @@ def test_init_names_the_next_command(tmp_path: Path) -> None:
     [
         (("train", "none.yaml"), "error: cannot read none.yaml"),
         (("evaluate", "."), "error: . is not a run folder"),
+        (("diagnose", "."), "error: . is not a run folder"),
     ],
 )
-def test_our_errors_are_one_message_and_exit_code_one(
+def test_our_errors_are_one_message_and_exit_code_two(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = seektune(*arguments, folder=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr

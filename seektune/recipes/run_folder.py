@@ -17,7 +17,7 @@ from seektune.runlog import cut, write_json
 from seektune.training.checkpoint import folders, newest, read
 from seektune.training.state import State
 
-RECORDS = ("environment", "inventory", "memory", "evaluation")
+RECORDS = ("environment", "inventory", "memory", "evaluation", "diagnosis")
 FILES = ("run.yaml", "metrics.jsonl", "report.html", *(f"{name}.json" for name in RECORDS))
 FOLDERS = ("checkpoints", "adapter")  # data/ is made anew by whoever needs other data
 REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "numpy")

@@ -24,6 +24,7 @@ class Summary:
     steps: tuple[StepMetrics, ...]
     memory: dict[str, Any]  # predicted beside measured
     evaluations: tuple[Evaluation, ...]
+    diagnosis: dict[str, Any] | None  # causes, most important first
 
     @property
     def trainable(self) -> int:
@@ -57,6 +58,7 @@ def summarise(folder: Path | str) -> Summary:
         steps=runlog.read(metrics) if metrics.exists() else (),
         memory=_json(folder / "memory.json") or {},
         evaluations=tuple(_evaluation(entry) for entry in _json(folder / "evaluation.json") or ()),
+        diagnosis=_json(folder / "diagnosis.json"),
     )
 
 
