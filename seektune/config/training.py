@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from seektune.config.section import Section
+from seektune.config.section import Section, listed
 from seektune.config.stages import StageConfig
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "swanlab", "trackio"]
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
@@ -45,6 +47,18 @@ PER_STAGE = ("num_train_epochs", "max_steps", "learning_rate")
 """Settings that every stage has for itself; with `stages` there is none for the whole run."""
 
 
+class GradientCheckpointingConfig(Section):
+    """What transformers' `activation_checkpointing_enable` takes."""
+
+    every_n_layers: int = Field(1, gt=0)  # 2: every second layer keeps its activations
+
+
+def _trackers(value: Any) -> Any:
+    """`none` and a single name, as HF also writes them."""
+    names = listed(value)
+    return () if list(names) == ["none"] else names
+
+
 class TrainingConfig(Section):
     """How to train, in the names of HF's TrainingArguments."""
 
@@ -64,13 +78,15 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     bf16: bool = False  # the base computes in bfloat16; adapters and optimiser stay float32
     fp16: bool = False  # the same in float16, on a GPU only
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # layers compute again in the backward what they would have kept
+    gradient_checkpointing_kwargs: GradientCheckpointingConfig = GradientCheckpointingConfig()
     seed: int = 42
+    full_determinism: bool = False  # the same bits on a GPU too, slower; a CPU's are the same anyway
     logging_steps: int = Field(10, gt=0)
     save_steps: int = Field(500, gt=0)  # a checkpoint in checkpoints/step-N, to resume from
     save_total_limit: int = Field(3, gt=0)  # the newest that are kept; the best by eval loss besides
     eval_steps: int | None = Field(None, gt=0)  # none: once, at the end
-    report_to: Literal["none"] = "none"
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(_trackers)] = ()  # or none
     health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
@@ -87,4 +103,10 @@ class TrainingConfig(Section):
                 f"{' and '.join(given)} would be ignored: each of the stages has its own learning_rate and "
                 "num_train_epochs (or max_steps); remove it here, or remove stages"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpointing_is_on(self) -> TrainingConfig:
+        if self.gradient_checkpointing_kwargs.every_n_layers > 1 and not self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing_kwargs do nothing without gradient_checkpointing: true")
         return self

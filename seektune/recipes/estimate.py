@@ -89,6 +89,7 @@ def planned(config: RunConfig, described: Architecture, data: Prepared | None) -
         longest=limit,
         dtype=getattr(torch, described.stored if config.compute_dtype == "auto" else config.compute_dtype),
         gradient_checkpointing=training.gradient_checkpointing,
+        every_n_layers=training.gradient_checkpointing_kwargs.every_n_layers,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         saves=True,
     )

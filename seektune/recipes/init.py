@@ -48,12 +48,15 @@ training:
   max_grad_norm: 1.0
   weight_decay: 0.0
   bf16: false                # the base computes in bfloat16; adapters stay float32
-  gradient_checkpointing: false
+  gradient_checkpointing: false   # true: less memory, a third more compute
+  # gradient_checkpointing_kwargs: {{every_n_layers: 2}}       # half of either
   seed: 42
   logging_steps: 10
   save_steps: 500            # checkpoints to resume from: the same command goes on where it stopped
   save_total_limit: 3        # the newest are kept, and the best by eval loss
   # eval_steps: 100          # otherwise once, at the end
+  # report_to: [tensorboard]   # wandb, mlflow, swanlab, trackio; pip install 'seektune[track]'
+  # full_determinism: true   # the same bits on a GPU too, slower
   # health: {{non_finite: skip, early_stopping_patience: 3}}   # the policy for each kind of trouble
 """
 

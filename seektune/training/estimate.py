@@ -76,7 +76,7 @@ def predict(
     """
     parameters, trainable = base_parameters(outlined), adapter_parameters(outlined, spec)
     work = flops(outlined, terms(outlined, spec), load) * tokens / load.tokens
-    passes = 3 if load.gradient_checkpointing else 2
+    passes = 2 + load.gradient_checkpointing / load.every_n_layers
     read = sum(parameters.values()) * load.itemsize * passes * max(1, round(tokens / load.tokens))
     adapter = sum(trainable.values()) * FINE
     return Estimate(

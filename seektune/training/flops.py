@@ -14,12 +14,12 @@ def flops(outlined: Loaded, added: Terms, load: Workload) -> float:
     """Multiplications and additions of one row, forward and backward; a product (m, k) x (k, n) has 2 m k n.
 
     The frozen base costs a forward and, from the lowest adapted layer up, the gradient of its input, not of
-    its weights; checkpointing costs that forward again.
+    its weights; a checkpointed layer costs its forward again.
     """
     total = 0.0
     for number, layer in enumerate(decoder_layers(outlined)):
         learns = number >= added.first
-        forwards = 2 if learns and load.gradient_checkpointing else 1
+        forwards = 2 if learns and load.recomputes(number) else 1
         total += 2.0 * load.tokens * _values(layer) * (forwards + learns)
         total += _scores(layer.self_attn, load) * (forwards + 2.5 * learns)
         total += 2 * load.tokens * _adapter_values(layer, added) * (forwards + 2)

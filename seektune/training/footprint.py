@@ -36,6 +36,7 @@ class Workload:
     learned: float = 1.0  # share of the tokens that carry loss
     device: Device = "cuda"
     gradient_checkpointing: bool = False
+    every_n_layers: int = 1  # that are checkpointed
     gradient_accumulation_steps: int = 1
     saves: bool = False  # checkpoints are written from a copy while training goes on
 
@@ -43,6 +44,10 @@ class Workload:
     def itemsize(self) -> int:
         """Bytes of one value."""
         return self.dtype.itemsize
+
+    def recomputes(self, layer: int) -> bool:
+        """Whether the layer of that number computes again what its backward needs."""
+        return self.gradient_checkpointing and layer % self.every_n_layers == 0
 
 
 @dataclass(frozen=True)

@@ -77,23 +77,26 @@ def memory(
 
 
 def _backward(outlined: Loaded, added: Terms, load: Workload, adapters: int) -> dict[str, int]:
-    """What comes on top when the backward begins: at the last layer, or inside the loss."""
+    """What comes on top where the backward needs most: inside the loss, or at one of the layers."""
     layers, kept = decoder_layers(outlined), activations(outlined, added, load)
     loss, logits = head(outlined, load)
-    passing = [transient(layer, added, load) for layer in layers]
     width = width_of(layers[0])
+    inputs = load.tokens * width * load.itemsize
     wide = 2 * 3 * FINE * width * load.tokens if load.itemsize < FINE else 0  # norms compute in float32
-    freed = sum(kept) + sum(passing) + len(layers) * wide
-    last = passing[-1]
-    if load.gradient_checkpointing:
-        inputs = load.tokens * width * load.itemsize
-        last = max(map(sum, zip(kept, passing, strict=True)))
-        freed += sum(kept)  # the forward makes and drops them once more
-        kept = [inputs for size in kept if size]
+    held = freed = 0  # for the layers so far; by all of them
+    moments = []
+    for number, (layer, size) in enumerate(zip(layers, kept, strict=True)):
+        again = size if load.recomputes(number) else 0
+        held += inputs if again else size
+        needed = again + transient(layer, added, load)
+        freed += size + needed + wide
+        moments.append((held, needed))
+    at_layer, needed = max(moments, key=sum)
+    in_loss = held + logits > at_layer + needed
     return {
-        "activations": sum(kept) + loss,
-        "logits": logits if logits > last else 0,
-        "workspace": last if last >= logits else 0,
+        "activations": (held if in_loss else at_layer) + loss,
+        "logits": logits if in_loss else 0,
+        "workspace": 0 if in_loss else needed,
         "gradients": adapters if load.gradient_accumulation_steps > 1 else 0,
         "allocator": round(SLACK[load.device] * freed),
     }

@@ -52,3 +52,29 @@ def test_a_rate_may_only_fall_towards_the_first_layer() -> None:
         validated(TrainingConfig, {"layerwise_lr_decay": 1.1}, "training")
     with pytest.raises(ConfigError, match="loraplus_lr_ratio"):
         validated(TrainingConfig, {"loraplus_lr_ratio": 0}, "training")
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("none", ()),
+        ([], ()),
+        (["none"], ()),
+        ("wandb", ("wandb",)),
+        (["tensorboard", "mlflow"], ("tensorboard", "mlflow")),
+    ],
+)
+def test_report_to_is_none_a_tracker_or_several(written: object, names: tuple[str, ...]) -> None:
+    assert validated(TrainingConfig, {"report_to": written}, "training").report_to == names
+
+
+def test_a_tracker_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ConfigError, match=r"report_to.*'tensorboard', 'wandb', 'mlflow'"):
+        validated(TrainingConfig, {"report_to": "tensorbord"}, "training")
+
+
+def test_a_choice_of_layers_to_checkpoint_is_refused_where_none_is() -> None:
+    every_other = {"gradient_checkpointing_kwargs": {"every_n_layers": 2}}
+    assert validated(TrainingConfig, every_other | {"gradient_checkpointing": True}, "training")
+    with pytest.raises(ConfigError, match="gradient_checkpointing: true"):
+        validated(TrainingConfig, every_other, "training")

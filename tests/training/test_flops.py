@@ -36,6 +36,8 @@ def test_checkpointing_costs_a_third_forward_and_attention_grows_with_the_sequen
     model = outline(architecture("deepseek-ai/deepseek-llm-7b-base"))
     plain = of(model)
     assert of(model, replace(LOAD, gradient_checkpointing=True)) / plain == pytest.approx(1.5, rel=0.05)
+    half = of(model, replace(LOAD, gradient_checkpointing=True, every_n_layers=2))
+    assert half / plain == pytest.approx(1.25, rel=0.05)
     scores = of(model, replace(LOAD, longest=1001)) - plain
     assert scores == pytest.approx(3.5 * 30 * 1000 * 1000 * 32 * 256)  # layers, tokens, keys, heads, q and v
 

@@ -41,6 +41,15 @@ def test_checkpointing_trades_activations_for_one_layers_workspace(lite: Loaded)
     assert again.peak < plain.peak
 
 
+def test_checkpointing_every_second_layer_lies_half_way(lite: Loaded) -> None:
+    none, half, every = (
+        of(lite, replace(LOAD, gradient_checkpointing=n > 0, every_n_layers=n or 1)) for n in (0, 2, 1)
+    )
+    saved = none.parts["activations"] - every.parts["activations"]
+    assert none.parts["activations"] - half.parts["activations"] == pytest.approx(saved / 2, rel=0.1)
+    assert none.peak > half.peak > every.peak
+
+
 def test_gradients_stay_through_the_forward_only_when_they_are_accumulated(lite: Loaded) -> None:
     assert of(lite).parts["gradients"] == 0
     accumulated = of(lite, replace(LOAD, gradient_accumulation_steps=4))
