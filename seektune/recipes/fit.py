@@ -9,18 +9,20 @@ from pathlib import Path
 from rich.console import Console
 
 from seektune.adapters.inventory import inventory
-from seektune.config.run import RunConfig
+from seektune.config.run import RunConfig, resolved
 from seektune.data.batches import Batches
 from seektune.data.prepare import Prepared
 from seektune.models.load import Loaded
 from seektune.recipes.interruption import interruption
-from seektune.recipes.progress import track
+from seektune.recipes.progress import is_shown, track
+from seektune.recipes.run_folder import leaves
 from seektune.runlog import Log
 from seektune.training.loop import train
 from seektune.training.saver import Saver
 from seektune.training.schedule import planned_steps
 from seektune.training.stages import planned_stages
 from seektune.training.state import State
+from seektune.training.trackers import tracked
 from seektune.training.world import first_alone, highest, world
 from seektune.types import Sample, StepMetrics
 
@@ -60,6 +62,7 @@ def fit(
     stopped = 0
     shown = track(run, total, console=console, logging_steps=settings.logging_steps)
     with (
+        tracked(settings.report_to, folder / "tracking", folder.name, leaves(resolved(config))) as trackers,
         interruption(grace=0.0 if alone else PASSED_ON, told=first) as asked,
         Saver(folder / "checkpoints", keep=settings.save_total_limit) as saver,
         closing(run),
@@ -70,6 +73,8 @@ def fit(
             if first:
                 log.append(metrics)
                 saver.poll()
+                if is_shown(metrics, total, settings.logging_steps):
+                    trackers.log(metrics)
             if metrics.applied:
                 unsaved = metrics
             elif metrics.calls_for("rollback"):

@@ -25,6 +25,12 @@ def track(
     return _lines(seen, total, console, logging_steps)
 
 
+def is_shown(metrics: StepMetrics, total: int, logging_steps: int) -> bool:
+    """Where not all steps appear: the first, each `logging_steps`-th, the last, evaluated, troubled do."""
+    due = metrics.step in (1, total) or metrics.step % logging_steps == 0
+    return due or metrics.eval_loss is not None or bool(metrics.findings)
+
+
 def describe(metrics: StepMetrics, tokens_per_second: float, seconds_left: float) -> str:
     """One step in words."""
     evaluated = "" if metrics.eval_loss is None else f"  eval loss {metrics.eval_loss:.4f}"
@@ -64,8 +70,7 @@ def _lines(
     steps: Iterable[tuple[StepMetrics, str]], total: int, console: Console, logging_steps: int
 ) -> Generator[StepMetrics, None, None]:
     for metrics, now in steps:
-        due = metrics.step in (1, total) or metrics.step % logging_steps == 0
-        if due or metrics.eval_loss is not None:
+        if is_shown(metrics, total, logging_steps):
             console.print(f"step {metrics.step:>{len(str(total))}}/{total}  {now}", highlight=False)
         yield metrics
 

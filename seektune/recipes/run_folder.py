@@ -19,7 +19,7 @@ from seektune.training.state import State
 
 RECORDS = ("environment", "inventory", "memory", "evaluation", "diagnosis")
 FILES = ("run.yaml", "metrics.jsonl", "report.html", *(f"{name}.json" for name in RECORDS))
-FOLDERS = ("checkpoints", "adapter")  # data/ is made anew by whoever needs other data
+FOLDERS = ("checkpoints", "adapter", "tracking")  # data/ is made anew by whoever needs other data
 REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "numpy")
 
 
@@ -110,7 +110,7 @@ def clear(folder: Path) -> None:
 
 def changed_keys(before: RunConfig, after: RunConfig) -> list[str]:
     """Lines `key: old → new` for every key in which two configurations differ."""
-    old, new = _leaves(resolved(before)), _leaves(resolved(after))
+    old, new = leaves(resolved(before)), leaves(resolved(after))
     return [
         f"{key}: {old.get(key)} → {new.get(key)}"
         for key in dict.fromkeys([*old, *new])
@@ -137,11 +137,12 @@ def installed(package: str) -> str | None:
         return None
 
 
-def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of dictionaries as one, whose keys are the paths: `training.learning_rate`."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {
         key: value
         for name, child in tree.items()
-        for key, value in _leaves(child, f"{prefix}.{name}" if prefix else str(name)).items()
+        for key, value in leaves(child, f"{prefix}.{name}" if prefix else str(name)).items()
     }

@@ -28,6 +28,7 @@ from seektune.recipes.run_folder import open_run
 from seektune.reports.html import write_report
 from seektune.runlog import write_json
 from seektune.training.hardware import process_now
+from seektune.training.trackers import check_installed
 from seektune.training.world import first_alone, lost_processes_named, world
 
 
@@ -50,6 +51,7 @@ def run(
     """
     console = _console(console)
     folder = config.output_dir
+    check_installed(config.training.report_to)
     opened = first_alone(partial(open_run, config, overwrite=overwrite, resume=resume))
     _check_shared(folder)
     if opened.finished:

@@ -15,10 +15,13 @@ import torch
 from seektune.adapters.inventory import Gate
 from seektune.config.section import validated
 from seektune.config.stages import StageConfig
+from seektune.config.training import GradientCheckpointingConfig as Checkpointing
 from seektune.config.training import HealthConfig, TrainingConfig
 from seektune.errors import TrainingError
 from seektune.models.load import Loaded
 from seektune.runlog import write_json
+from seektune.training.activations import checkpointed
+from seektune.training.determinism import full_determinism as deterministic
 from seektune.training.finding import strongest
 from seektune.training.schedule import planned_steps
 from seektune.training.stages import Stage, planned_stages, taking_turns
@@ -55,8 +58,10 @@ def train(
     gradient_accumulation_steps: int = _DEFAULT.gradient_accumulation_steps,
     max_grad_norm: float = _DEFAULT.max_grad_norm,
     gradient_checkpointing: bool = _DEFAULT.gradient_checkpointing,
+    gradient_checkpointing_kwargs: Checkpointing | Mapping[str, int] = _DEFAULT.gradient_checkpointing_kwargs,
     eval_steps: int | None = _DEFAULT.eval_steps,
     seed: int = _DEFAULT.seed,
+    full_determinism: bool = _DEFAULT.full_determinism,
     health: HealthConfig = _DEFAULT.health,
     resume: State | None = None,
     history: Iterable[StepMetrics] = (),
@@ -162,7 +167,7 @@ def _run(
     total, stages = planned_steps(batches, settings), planned_stages(loaded, batches, settings)
     with (
         _gate(loaded, stages, output_dir) as gate,
-        _training_mode(loaded.model, settings.gradient_checkpointing),
+        _mode(loaded.model, settings),
         taking_turns(loaded, stages),
     ):
         trainer = Trainer(loaded, gate, settings, total, stages)
@@ -232,14 +237,14 @@ def _gate(loaded: Loaded, stages: Sequence[Stage], output_dir: Path | None) -> I
 
 
 @contextmanager
-def _training_mode(model: Any, gradient_checkpointing: bool) -> Iterator[None]:
-    """Gradient checkpointing, if asked, during the run; afterwards mode and checkpointing are as before."""
-    was_training, was_checkpointing = model.training, model.is_activation_checkpointing
-    if gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        if gradient_checkpointing and not was_checkpointing:
-            model.activation_checkpointing_disable()
+def _mode(model: Any, settings: TrainingConfig) -> Iterator[None]:
+    """Checkpointing and determinism as asked; after the run they and the model's mode are as before."""
+    was_training, every = model.training, settings.gradient_checkpointing_kwargs.every_n_layers
+    with (
+        deterministic(settings.full_determinism),
+        checkpointed(model, settings.gradient_checkpointing, every_n_layers=every),
+    ):
+        try:
+            yield
+        finally:
+            model.train(was_training)

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def check_installed(names: Iterable[str]) -> None:
 
 @contextmanager
 def tracked(
-    names: Sequence[str], folder: Path, *, run_name: str, configuration: Mapping[str, Any]
+    names: Sequence[str], folder: Path, run_name: str, configuration: Mapping[str, Any]
 ) -> Iterator[Trackers]:
     """The trackers `names` while a run lasts; in processes other than the main one there are none.
 
@@ -82,8 +82,8 @@ class Trackers:
             self._state["mlflow"] = self._running["mlflow"].tracker.info.run_id
         self._remember(self._behind)
 
-    def log(self, metrics: StepMetrics, findings: Iterable[Finding] = ()) -> None:
-        """One step in HF's names, and what health found at it: a mark `health/KIND`, and its words as text.
+    def log(self, metrics: StepMetrics) -> None:
+        """One step in HF's names, and what health found: a mark `health/KIND`, with its words where text goes.
 
         A step that was tracked before the run was taken up again is passed over.
         """
@@ -99,12 +99,13 @@ class Trackers:
         }
         if metrics.eval_loss is not None:
             numbers["eval/loss"] = metrics.eval_loss
+        findings = map(Finding.from_json, metrics.findings)
         words = {f"health/{finding.kind}/text": str(finding) for finding in findings}
         numbers |= {key.removesuffix("/text"): 1 for key in words}
         for name in list(self._running):
             values = numbers | words if name in TEXTS else numbers
             self._call(name, "log", values, step=metrics.step)
-        self._remember(metrics.step)
+        self._remember(metrics.step if metrics.applied else metrics.step - 1)
 
     def finish(self) -> None:
         """Close every tracker; one that sends over a network does so now."""
@@ -131,7 +132,10 @@ class Trackers:
         try:
             getattr(self._running[name], method)(*values, **options)
         except Exception as error:
-            del self._running[name]
+            tracker = self._running.pop(name)
+            if method == "log":  # what had begun ends, as far as it can
+                with suppress(Exception):
+                    tracker.finish()
             reason = f"{type(error).__name__}: {error}"
             logger.warning("%s could not %s (%s); the run goes on without it", name, method, reason)
 

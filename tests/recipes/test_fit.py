@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import tiny_config, write_rows
 
 from seektune.config.run import RunConfig, dump_config
-from seektune.errors import TrainingError
+from seektune.errors import ConfigError, TrainingError
 from seektune.recipes import train
 from seektune.runlog import Log
 from seektune.training import checkpoint
@@ -228,3 +229,47 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_as_the_one_left_alone(tmp
         same_run(config.output_dir, alone.output_dir)
     assert kills >= 25
     assert saving >= 1
+
+
+def test_trackers_show_what_metrics_hold_and_no_step_twice_after_a_stop(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_in(tmp_path, "run", report_to=["tensorboard", "mlflow"])
+    stopped_run(config, 4, monkeypatch)
+    monkeypatch.undo()
+    run(config)
+    assert (whole / ADAPTER).read_bytes() == (config.output_dir / ADAPTER).read_bytes()
+
+    events = EventAccumulator(str(config.output_dir / "tracking" / "tensorboard"))
+    events.Reload()
+    (losses,) = (config.output_dir / "tracking" / "mlflow").glob("*/*/metrics/train/loss")
+    lines = log_of(config.output_dir)
+    for key, name in {"train/loss": "loss", "train/grad_norm": "grad_norm", "eval/loss": "eval_loss"}.items():
+        shown = [(event.step, event.value) for event in events.Scalars(key)]
+        known = [(line["step"], line[name]) for line in lines if line[name] is not None]
+        assert shown == [(step, pytest.approx(value, rel=1e-6)) for step, value in known]
+    assert [int(line.split()[2]) for line in losses.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seektune.training.trackers.find_spec", lambda name: None)
+    config = config_in(tmp_path, "run", report_to="wandb")
+    with pytest.raises(ConfigError, match=r"not installed: wandb; pip install 'seektune\[track\]'"):
+        run(config)
+    assert not config.output_dir.exists()
+
+
+def test_determinism_and_chosen_layers_to_checkpoint_change_no_bit_on_a_cpu(
+    tmp_path: Path, whole: Path
+) -> None:
+    config = config_in(
+        tmp_path,
+        "run",
+        full_determinism=True,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"every_n_layers": 2},
+    )
+    run(config)
+    assert (whole / ADAPTER).read_bytes() == (config.output_dir / ADAPTER).read_bytes()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from seektune.errors import ConfigError
@@ -20,15 +21,27 @@ from seektune.types import StepMetrics
 CONFIGURATION = {"training.learning_rate": 1e-4, "lora.target_modules": ["attention"], "data.x": None}
 
 
-def step(number: int, eval_loss: float | None = None) -> StepMetrics:
-    return StepMetrics(number, number / 4, 1 / number, 1e-4, 0.5, 100, 2.0, eval_loss)
+def step(number: int, applied: bool = True) -> StepMetrics:
+    """The second has a finding, the fourth an evaluation."""
+    spike = Finding("loss_spike", 2, "warn", {"loss": 9.0}, "a bad row").to_json()
+    return StepMetrics(
+        step=number,
+        epoch=number / 4,
+        loss=1 / number,
+        learning_rate=1e-4,
+        grad_norm=0.5,
+        tokens=100,
+        seconds=2.0,
+        eval_loss=0.25 if number == 4 else None,
+        applied=applied,
+        findings=(spike,) if number == 2 else (),
+    )
 
 
 def track(folder: Path, *names: str, first: int = 1, last: int = 4) -> None:
     with tracked(names, folder, run_name="medical", configuration=CONFIGURATION) as trackers:
         for number in range(first, last + 1):
-            found = [Finding("loss_spike", 2, "warn", {"loss": 9.0}, "a bad row")] if number == 2 else []
-            trackers.log(step(number, eval_loss=0.25 if number == 4 else None), found)
+            trackers.log(step(number))
 
 
 def track_twice(folder: Path, name: str) -> None:
@@ -67,9 +80,7 @@ def test_tensorboard_reads_every_step_once_after_a_resume(tmp_path: Path) -> Non
 def test_mlflow_reads_every_step_once_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     track_twice(tmp_path, "mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    from mlflow import MlflowClient
-
-    client = MlflowClient((tmp_path / "mlflow").as_uri())
+    client = mlflow.MlflowClient((tmp_path / "mlflow").as_uri())
     (experiment,) = client.search_experiments(filter_string="name = 'seektune'")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("medical", "FINISHED")
@@ -181,6 +192,7 @@ def test_a_tracker_that_fails_on_the_way_is_left_out_with_one_warning(
         trackers.log(step(3))
     (warning,) = caplog.messages
     assert warning.startswith("mlflow could not log (")
+    assert mlflow.active_run() is None  # the next run of this process can begin
     assert scalars(tmp_path, "train/loss") == [1, 2, 3]
 
 
@@ -198,6 +210,13 @@ def test_a_step_made_anew_after_a_rollback_is_shown_beside_the_first(tmp_path: P
         for number in (4, 5, 3, 4):
             trackers.log(step(number))
     assert sorted(scalars(tmp_path, "train/loss", every=True)) == [1, 2, 3, 3, 4, 4, 5]
+
+
+def test_a_step_that_was_not_applied_is_tracked_again_when_it_is(tmp_path: Path) -> None:
+    for applied in (False, True):  # the process ends between the two
+        with tracked(("tensorboard",), tmp_path, run_name="x", configuration={}) as trackers:
+            trackers.log(step(1, applied=applied))
+    assert scalars(tmp_path, "train/loss", every=True) == [1, 1]
 
 
 def scalars(folder: Path, key: str, every: bool = False) -> list[int]:
