@@ -83,7 +83,7 @@ class Trackers:
         self._remember(self._behind)
 
     def log(self, metrics: StepMetrics) -> None:
-        """One step in HF's names, and what health found: a mark `health/KIND`, with its words where text goes.
+        """One step in HF's names, and what health found: a mark `health/KIND`, and its words as text.
 
         A step that was tracked before the run was taken up again is passed over.
         """
