@@ -49,7 +49,7 @@ training:
   weight_decay: 0.0
   bf16: false                # the base computes in bfloat16; adapters stay float32
   gradient_checkpointing: false   # true: less memory, a third more compute
-  # gradient_checkpointing_kwargs: {{every_n_layers: 2}}       # half of either
+  gradient_checkpointing_kwargs: {{every_n_layers: 1}}   # 2: half of either
   seed: 42
   logging_steps: 10
   save_steps: 500            # checkpoints to resume from: the same command goes on where it stopped
