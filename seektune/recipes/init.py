@@ -55,6 +55,9 @@ training:
   save_steps: 500            # checkpoints to resume from: the same command goes on where it stopped
   save_total_limit: 3        # the newest are kept, and the best by eval loss
   # eval_steps: 100          # otherwise once, at the end
+  # layerwise_lr_decay: 0.9  # each layer below learns that much slower
+  # loraplus_lr_ratio: 16    # B learns that much faster than A
+  # stages: []               # parts of the adapter one after the other, each with its own rate and length
   # report_to: [tensorboard]   # wandb, mlflow, swanlab, trackio; pip install 'seektune[track]'
   # full_determinism: true   # the same bits on a GPU too, slower
   # health: {{non_finite: skip, early_stopping_patience: 3}}   # the policy for each kind of trouble
