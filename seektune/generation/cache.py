@@ -7,6 +7,7 @@ a page.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import Any
 
@@ -47,11 +48,8 @@ class KVCache:
         self.values = [pool(value_width) for _ in range(layers)] if value_width else self.keys
 
     def plan(self, chunks: Items[Scheduled]) -> Pass:
-        """What the next forward needs; sequences that decode come first, the shortest first."""
-        decoding = [chunk for chunk in chunks if chunk[1] == 1 and chunk[0].computed]
-        decoding.sort(key=lambda chunk: chunk[0].computed)
-        rest = [chunk for chunk in chunks if chunk[1] > 1 or not chunk[0].computed]
-        return Pass(self, [*decoding, *rest], len(decoding))
+        """What a forward over these chunks, in this order, needs."""
+        return Pass(self, chunks)
 
 
 class Pass:
@@ -60,27 +58,30 @@ class Pass:
     It travels to our attention as the keyword argument `paged`.
     """
 
-    def __init__(self, cache: KVCache, chunks: list[Scheduled], decoding: int) -> None:
+    def __init__(self, cache: KVCache, chunks: Items[Scheduled]) -> None:
         self.cache = cache
-        self.chunks = chunks
-        device, size = cache.keys[0].device, cache.page_size
+        size, device = cache.page_size, cache.keys[0].device
         written = [
             sequence.table.pages[place // size] * size + place % size
             for sequence, count in chunks
             for place in range(sequence.computed, sequence.computed + count)
         ]
         self.slots = torch.tensor(written, device=device)  # (T,) into the flattened pages
-        self.decoding = [self._group(rows) for rows in _groups(chunks[:decoding], size)]
         self.fresh: list[slice] = []  # sequences from their first token on
         self.later: list[Chunk] = []
-        start = decoding
-        for sequence, count in chunks[decoding:]:
+        self._decoding: list[tuple[int, Sequence]] = []  # row and sequence
+        start = 0
+        for sequence, count in chunks:
             rows = slice(start, start + count)
-            if sequence.computed:
+            if not sequence.computed:
+                self.fresh.append(rows)
+            elif count > 1:
                 self.later.append(self._chunk(sequence, rows))
             else:
-                self.fresh.append(rows)
+                self._decoding.append((start, sequence))
             start = rows.stop
+        self._decoding.sort(key=lambda item: item[1].computed)
+        self.decoding = [self._group(group) for group in _groups(self._decoding, size)]
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
         """Write k (1, k, T, D) and v (1, k, T, V), attend with q (1, h, T, D) → (1, T, h, V)."""
@@ -88,7 +89,7 @@ class Pass:
         self.write(layer, k[0].transpose(0, 1), v[0].transpose(0, 1))
         out = q.new_empty(q.shape[2], q.shape[1], v.shape[-1])
         self.attend_fresh(q, k, v, scaling, out)
-        self.attend_past(layer, q[0].transpose(0, 1), scaling, out)
+        self.attend_past(layer, q[0].transpose(0, 1), scaling, out, self.later)
         return out.unsqueeze(0)
 
     def layer(self, module: Any) -> int:
@@ -116,20 +117,32 @@ class Pass:
             )
             out[rows] = attended[0, ..., :width].transpose(0, 1)
 
-    def attend_past(self, layer: int, q: Tensor, scaling: float, out: Tensor) -> None:
-        """Sequences with earlier tokens, from the pages: q (T, h, D) → out (T, h, V), cut to its width."""
+    def past(self, later: Items[Chunk]) -> slice | Tensor | None:
+        """The rows that `attend_past` fills, None for none."""
+        rows = [row for row, _ in self._decoding]
+        rows += [row for chunk in later for row in range(chunk.rows.start, chunk.rows.stop)]
+        if len(rows) == len(self.slots):
+            return slice(None)
+        return torch.tensor(rows, device=self.slots.device) if rows else None
+
+    def attend_past(self, layer: int, q: Tensor, scaling: float, out: Tensor, later: Items[Chunk]) -> None:
+        """Decoding sequences and some chunks from the pages: q (T, h, D) → out (T, h, V), cut to its width."""
         keys, values, width = self.cache.keys[layer], self.cache.values[layer], out.shape[-1]
         for group in self.decoding:
             attended = attend_decoding(q[group.rows], keys, values, group, scaling)
             out[group.rows] = attended[..., :width]
-        for chunk in self.later:
+        for chunk in later:
             out[chunk.rows] = attend_chunk(q[chunk.rows], keys, values, chunk, scaling)[..., :width]
 
-    def _group(self, rows: slice) -> Decoding:
-        sequences = [sequence for sequence, _ in self.chunks[rows]]
+    def _group(self, items: Items[tuple[int, Sequence]]) -> Decoding:
+        places, sequences = [row for row, _ in items], [sequence for _, sequence in items]
         lengths = [sequence.computed + 1 for sequence in sequences]
         pages = self._pages(sequences, max(lengths))
         mask = self._mask(torch.tensor(lengths, device=pages.device), pages.shape[1])
+        neighbours = places == list(range(places[0], places[0] + len(places)))
+        rows = (
+            slice(places[0], places[-1] + 1) if neighbours else torch.tensor(places, device=pages.device)
+        )
         return Decoding(rows, pages.flatten(), mask[:, None, None])
 
     def _chunk(self, sequence: Sequence, rows: slice) -> Chunk:
@@ -159,12 +172,14 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
-def _groups(chunks: Items[Scheduled], page_size: int) -> list[slice]:
+def _groups(items: list[tuple[int, Sequence]], page_size: int) -> Iterator[list[tuple[int, Sequence]]]:
     """Decoding sequences, the shortest first, cut where the next is much longer than its group's first."""
-    ends, first = [], 0
-    sizes = [sequence.computed // page_size + 1 for sequence, _ in chunks]
-    for index, size in enumerate(sizes):
-        if size > SLACK * sizes[first]:
-            ends.append(slice(first, index))
-            first = index
-    return [*ends, slice(first, len(chunks))] if chunks else []
+    group: list[tuple[int, Sequence]] = []
+    for item in items:
+        pages = item[1].computed // page_size + 1
+        if group and pages > SLACK * (group[0][1].computed // page_size + 1):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

@@ -139,7 +139,9 @@ class Engine:
         def adapter(chunk: Scheduled) -> str:
             return chunk[0].request.adapter or ""
 
-        for name, part in groupby(sorted(chunks, key=adapter), key=adapter):
+        # Within a part those that decode stand together, the shortest first.
+        ordered = sorted(chunks, key=lambda chunk: (adapter(chunk), chunk[1] > 1, chunk[0].computed))
+        for name, part in groupby(ordered, key=adapter):
             if name and name not in adapters(self._loaded):
                 raise AdapterError(f"the adapter {name!r} was detached while it was answering")
             yield at_work(self._wrappers, name or None), list(part)

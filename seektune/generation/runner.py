@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seektune.generation.cache import KVCache, Scheduled
+from seektune.generation.latent import absorbed, latent_modules
 from seektune.generation.sequence import Sequence
 from seektune.models.load import Loaded
 
@@ -29,6 +30,7 @@ class PackedRunner:
 
     def __init__(self, loaded: Loaded, num_pages: int, page_size: int) -> None:
         self._model = loaded.model
+        self._latent = latent_modules(loaded.model)
         self._head = loaded.model.get_output_embeddings()
         self._cache = KVCache(cache_shape(loaded), num_pages, page_size, loaded.model.dtype, loaded.device)
 
@@ -38,7 +40,7 @@ class PackedRunner:
         ids: list[int] = []
         positions: list[int] = []
         done, last = [], []
-        for sequence, count in paged.chunks:
+        for sequence, count in chunks:
             start, end = sequence.computed, sequence.computed + count
             ids += sequence.tokens[start:end]
             positions += range(start, end)
@@ -47,7 +49,10 @@ class PackedRunner:
                 last.append(len(ids) - 1)
         device = paged.slots.device
         row, places = torch.tensor([[ids], [positions]], device=device)
-        output = self._model.base_model(input_ids=row, position_ids=places, use_cache=False, paged=paged)
+        with absorbed(self._latent):
+            output = self._model.base_model(
+                input_ids=row, position_ids=places, use_cache=False, paged=paged
+            )
         ends = torch.tensor(last, dtype=torch.int64, device=device)
         logits: Tensor = self._head(output.last_hidden_state[0, ends])
         return done, logits
@@ -86,7 +91,7 @@ class NativeRunner:
 def packs(loaded: Loaded, max_model_len: int) -> bool:
     """Whether the sequences of a step may share a forward: what one row computes depends on no other."""
     text = loaded.model.config.get_text_config()
-    if not loaded.family.packs or "vision" in loaded.family.groups or hasattr(text, "kv_lora_rank"):
+    if not loaded.family.packs or "vision" in loaded.family.groups:
         return False
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
         return False

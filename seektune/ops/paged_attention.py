@@ -17,7 +17,7 @@ from torch import Tensor
 class Decoding(NamedTuple):
     """N sequences of similar length with one new token each."""
 
-    rows: slice  # of T
+    rows: slice | Tensor  # of T
     pages: Tensor  # (N·M,) each sequence's pages, padded with any
     mask: Tensor  # (N, 1, 1, M·P) 0 where a key is seen, −inf elsewhere
 

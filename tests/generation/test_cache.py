@@ -38,11 +38,11 @@ def test_one_pass_over_a_mix_equals_each_sequence_alone() -> None:
     for pool in (held.keys[1], held.values[1]):
         pool.normal_()
     paged = held.plan(chunks)
-    assert [item.request.id for item, _ in paged.chunks] == ["2", "0", "1", "3"]
+    assert [group.rows for group in paged.decoding] == [slice(7, 8), slice(0, 1)]
     q, k, v = (torch.randn(1, n, 12, WIDTH, dtype=torch.float64) for n in (HEADS * GROUP, HEADS, HEADS))
     out = paged.attend(SimpleNamespace(layer_idx=1), q, k, v, 0.3)  # type: ignore[arg-type]
     start = 0
-    for item, count in paged.chunks:
+    for item, count in chunks:
         rows = slice(start, start + count)
         pages = torch.tensor(item.table.pages)
         written = held.keys[1][pages].flatten(0, 1)[item.computed : item.computed + count]
@@ -73,6 +73,6 @@ def test_with_no_width_for_values_the_keys_serve_as_values() -> None:
 
 
 def test_a_sliding_window_is_refused() -> None:
-    paged = Pass(cache(), [(sequence(0, [0], 0, 2), 2)], 0)
+    paged = Pass(cache(), [(sequence(0, [0], 0, 2), 2)])
     with pytest.raises(ModelError, match="layer 3 has a sliding window"):
         paged.layer(SimpleNamespace(layer_idx=3, sliding_window=4))
