@@ -8,10 +8,10 @@ take turns, the best round counts.
 
     python benchmarks/generate.py [--requests 16] [--rounds 2]
 
-Last line, JSON: `vs_transformers` = its CPU-seconds over ours on the dense 135M model, `vs_peft_adapter` = PEFT's
-over ours on the mixture of experts with an adapter, `vs_vllm` = vLLM's over ours on the dense model, null where it
-is not installed, `ttft_ratio` = our mean time to the first token over transformers' (its whole batch must
-be prefilled first) on the dense model.
+Last line, JSON: `vs_transformers` = its CPU-seconds over ours on the dense 135M model, `vs_peft_adapter` =
+PEFT's over ours on the mixture of experts with an adapter, `vs_vllm` = vLLM's over ours on the dense model,
+null where it is not installed, `ttft_ratio` = our mean time to the first token over that of transformers'
+padded batch, whose first tokens come together, on the dense model.
 """
 
 from __future__ import annotations

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 
+from seektune.adapters.attach import attach
+from seektune.adapters.store import save_adapter
+from seektune.config.adapter import AdapterSpec
 from seektune.generation.engine import Engine
 from seektune.generation.request import Output, Request
-from seektune.models.load import Loaded
+from seektune.models.load import Loaded, load_model
 
 
 def answers(engine: Engine, requests: Iterable[Request], every: int = 0) -> dict[str, list[Output]]:
@@ -53,3 +57,18 @@ def prompts(lengths: Iterable[int], seed: int = 0, vocabulary: int = 250) -> lis
     """Random prompts of byte tokens."""
     generator = torch.Generator().manual_seed(seed)
     return [tuple(torch.randint(3, vocabulary, (n,), generator=generator).tolist()) for n in lengths]
+
+
+def far_adapter(loaded: Loaded, name: str = "default", seed: int = 1, **spec: object) -> Loaded:
+    """The model with an adapter that is far from zero; keywords are AdapterSpec's."""
+    attach(loaded, AdapterSpec(**({"r": 4, "target_modules": "all-linear"} | spec)), name=name)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.2, generator=generator)
+    return loaded
+
+
+def far_folder(base: str, folder: Path, seed: int = 1, **spec: object) -> Path:
+    """Such an adapter as a folder."""
+    return save_adapter(far_adapter(load_model(f"tiny/{base}"), seed=seed, **spec), folder)

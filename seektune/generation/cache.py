@@ -126,7 +126,7 @@ class Pass:
         return torch.tensor(rows, device=self.slots.device) if rows else None
 
     def attend_past(self, layer: int, q: Tensor, scaling: float, out: Tensor, later: Items[Chunk]) -> None:
-        """Decoding sequences and some chunks from the pages: q (T, h, D) → out (T, h, V), cut to its width."""
+        """Decoding sequences and some chunks: q (T, h, D) → out (T, h, V), cut to its width."""
         keys, values, width = self.cache.keys[layer], self.cache.values[layer], out.shape[-1]
         for group in self.decoding:
             attended = attend_decoding(q[group.rows], keys, values, group, scaling)
@@ -140,9 +140,7 @@ class Pass:
         pages = self._pages(sequences, max(lengths))
         mask = self._mask(torch.tensor(lengths, device=pages.device), pages.shape[1])
         neighbours = places == list(range(places[0], places[0] + len(places)))
-        rows = (
-            slice(places[0], places[-1] + 1) if neighbours else torch.tensor(places, device=pages.device)
-        )
+        rows = slice(places[0], places[-1] + 1) if neighbours else torch.tensor(places, device=pages.device)
         return Decoding(rows, pages.flatten(), mask[:, None, None])
 
     def _chunk(self, sequence: Sequence, rows: slice) -> Chunk:

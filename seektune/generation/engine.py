@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from seektune.adapters.attach import adapters, at_work, wrappers_of
+from seektune.adapters.slots import Slots
 from seektune.config.engine import EngineConfig
-from seektune.errors import AdapterError, ConfigError, ModelError
-from seektune.generation.cache import Scheduled
+from seektune.errors import ConfigError, ModelError
+from seektune.generation.adapters import Adapters, AttachedAdapters, ResidentAdapters
 from seektune.generation.pages import Pages
 from seektune.generation.request import FinishReason, Output, Request, TokenLogprob
 from seektune.generation.runner import NativeRunner, PackedRunner, Runner, cache_shape, packs
@@ -45,14 +44,16 @@ class Engine:
     Between two steps the model is as it was: same modules, mode and active adapter.
     """
 
-    def __init__(self, loaded: Loaded, *, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, slots: Slots | None = None, *, config: EngineConfig | None = None
+    ) -> None:
         config = config or EngineConfig()
         context = loaded.model.config.get_text_config().max_position_embeddings
         if config.max_model_len is not None and config.max_model_len > context:
             raise ConfigError(f"max_model_len is {config.max_model_len}: the model's context is {context}")
         self.max_model_len: int = config.max_model_len or context
         self._loaded = loaded
-        self._wrappers = list(wrappers_of(loaded.model).values())
+        self._adapters: Adapters = ResidentAdapters(slots) if slots else AttachedAdapters(loaded)
         self._vocabulary = loaded.model.get_input_embeddings().num_embeddings
         self._stop_ids = stop_ids(loaded)
         packed = packs(loaded, self.max_model_len)
@@ -62,7 +63,9 @@ class Engine:
             caching=config.enable_prefix_caching and packed,
         )
         self._runner: Runner = (
-            PackedRunner(loaded, self._pages.num_pages, config.page_size) if packed else NativeRunner(loaded)
+            PackedRunner(loaded, self._adapters, self._pages.num_pages, config.page_size)
+            if packed
+            else NativeRunner(loaded, self._adapters)
         )
         self._scheduler = Scheduler(
             self._pages,
@@ -98,6 +101,8 @@ class Engine:
         """Queue a request. Raises ConfigError, ModelError or AdapterError for one that cannot be answered."""
         longest = min(self.max_model_len, len(request.prompt) + request.sampling.max_tokens)
         self._check(request, longest)
+        if request.adapter is not None:
+            self._adapters.acquire(request.adapter)
         text = None
         if self._loaded.tokenizer is not None:
             text = TextStream(self._loaded.tokenizer, request.sampling.stop)
@@ -121,30 +126,14 @@ class Engine:
         outputs, self._cancelled = self._cancelled, []
         chunks = self._scheduler.schedule()
         with torch.no_grad(), self._evaluating():
-            for adapted, part in self._parts(chunks):
-                with adapted:
-                    done, logits = self._runner.run(part)
+            for part in self._adapters.parts(chunks):
+                done, logits = self._runner.run(part)
                 for sequence, count in part:
                     sequence.computed += count
                     self._pages.seal(sequence.table, sequence.tokens, sequence.computed)
                 if done:
                     outputs += self._choose(done, logits)
         return outputs
-
-    def _parts(
-        self, chunks: list[Scheduled]
-    ) -> Iterator[tuple[AbstractContextManager[None], list[Scheduled]]]:
-        """What can run in one forward, and the adapter that has to be at work in it."""
-
-        def adapter(chunk: Scheduled) -> str:
-            return chunk[0].request.adapter or ""
-
-        # Within a part those that decode stand together, the shortest first.
-        ordered = sorted(chunks, key=lambda chunk: (adapter(chunk), chunk[1] > 1, chunk[0].computed))
-        for name, part in groupby(ordered, key=adapter):
-            if name and name not in adapters(self._loaded):
-                raise AdapterError(f"the adapter {name!r} was detached while it was answering")
-            yield at_work(self._wrappers, name or None), list(part)
 
     def _choose(self, sequences: list[Sequence], logits: Tensor) -> list[Output]:
         rows = [self._row(sequence) for sequence in sequences]
@@ -188,6 +177,8 @@ class Engine:
     def _drop(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         del self._sequences[sequence.request.id]
+        if sequence.request.adapter is not None:
+            self._adapters.release(sequence.request.adapter)
         sequence.state = None
 
     def _output(
@@ -227,10 +218,6 @@ class Engine:
             )
         if request.sampling.stop and self._loaded.tokenizer is None:
             raise ModelError(f"{self._loaded.source} has no tokenizer files, so it has no text to stop at")
-        known = adapters(self._loaded)
-        if request.adapter is not None and request.adapter not in known:
-            listed = ", ".join(known) or "none"
-            raise AdapterError(f"there is no adapter {request.adapter!r}; attached: {listed}")
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -5,7 +5,8 @@ A head's key is W_k c and its value W_v c, for the latent c of each token. As q�
 of expanding every cached one again: one "key head" of width R + P whose first R columns are the values too.
 A low-rank delta of the projection, W + B A, is absorbed the same way, factor by factor.
 
-Shapes: T new tokens, L cached ones, h heads, N + P query width (P of it rotated), V value width, R latent width.
+Shapes: T new tokens, L cached ones, h heads, N + P query width (P of it rotated), V value width, R latent
+width.
 """
 
 from __future__ import annotations
@@ -110,9 +111,8 @@ class LatentAttention(nn.Module):
     def _expands(self, chunk: Chunk) -> bool:
         """Whether expanding a chunk's keys and values costs less than the wider products of absorbing."""
         wider = 2 * self.kv_lora_rank - self.qk_nope_head_dim - self.v_head_dim
-        return (chunk.rows.stop - chunk.rows.start) * wider > self.kv_lora_rank * (
-            self.qk_nope_head_dim + self.v_head_dim
-        )
+        count: int = chunk.rows.stop - chunk.rows.start
+        return count * wider > self.kv_lora_rank * (self.qk_nope_head_dim + self.v_head_dim)
 
     def _attend_expanded(self, q: Tensor, chunk: Chunk, pool: Tensor, terms: Sequence[Term]) -> Tensor:
         """q (C, h, N + P) against all tokens of its sequence, expanded under its adapter → (C, h, V)."""
@@ -155,14 +155,14 @@ class LatentAttention(nn.Module):
 
     def _by_head(self, weight: Tensor) -> Tensor:
         """(h·(N + V), R) → (h, N + V, R)."""
-        return weight.unflatten(0, (self.num_heads, -1))
+        return weight.view(self.num_heads, -1, weight.shape[-1])
 
     def _heads_of(self, b: Tensor) -> Tensor:
         """(n, r, h·(N + V)) → (n, r, h, N + V)."""
-        return b.unflatten(-1, (self.num_heads, -1))
+        return b.reshape(*b.shape[:2], self.num_heads, -1)
 
     def _rotated(self, x: Tensor, rotation: tuple[Tensor, Tensor] | Tensor) -> Tensor:
-        """x (T, ·, P) rotated as each generation's own code does: V2 in float32, V3 by halves or neighbours."""
+        """x (T, ·, P) rotated as each generation does it: V2 in float32, V3 by halves or neighbours."""
         if isinstance(rotation, Tensor):
             pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
             return torch.view_as_real(pairs * rotation[0].unsqueeze(1)).flatten(-2).type_as(x)

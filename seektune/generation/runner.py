@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from seektune.generation.adapters import Adapters
 from seektune.generation.cache import KVCache, Scheduled
 from seektune.generation.latent import absorbed, latent_modules
 from seektune.generation.sequence import Sequence
@@ -28,8 +29,9 @@ class Runner(Protocol):
 class PackedRunner:
     """Chunks of all sequences as one row (1, T) through the model's own layers, keys and values in pages."""
 
-    def __init__(self, loaded: Loaded, num_pages: int, page_size: int) -> None:
+    def __init__(self, loaded: Loaded, adapters: Adapters, num_pages: int, page_size: int) -> None:
         self._model = loaded.model
+        self._adapters = adapters
         self._latent = latent_modules(loaded.model)
         self._head = loaded.model.get_output_embeddings()
         self._cache = KVCache(cache_shape(loaded), num_pages, page_size, loaded.model.dtype, loaded.device)
@@ -49,10 +51,8 @@ class PackedRunner:
                 last.append(len(ids) - 1)
         device = paged.slots.device
         row, places = torch.tensor([[ids], [positions]], device=device)
-        with absorbed(self._latent):
-            output = self._model.base_model(
-                input_ids=row, position_ids=places, use_cache=False, paged=paged
-            )
+        with self._adapters.using(chunks), absorbed(self._latent):
+            output = self._model.base_model(input_ids=row, position_ids=places, use_cache=False, paged=paged)
         ends = torch.tensor(last, dtype=torch.int64, device=device)
         logits: Tensor = self._head(output.last_hidden_state[0, ends])
         return done, logits
@@ -61,8 +61,9 @@ class PackedRunner:
 class NativeRunner:
     """One sequence per forward with the cache of transformers' own class, for models that do not pack."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, adapters: Adapters) -> None:
         self._model = loaded.model
+        self._adapters = adapters
         self._device = loaded.device
         self._said = False
 
@@ -77,12 +78,13 @@ class NativeRunner:
 
     def _forward(self, sequence: Sequence, count: int) -> Tensor:
         ids = sequence.tokens[sequence.computed : sequence.computed + count]
-        output = self._model(
-            input_ids=torch.tensor([ids], device=self._device),
-            past_key_values=sequence.state,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self._adapters.using([(sequence, count)]):
+            output = self._model(
+                input_ids=torch.tensor([ids], device=self._device),
+                past_key_values=sequence.state,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         sequence.state = output.past_key_values
         logits: Tensor = output.logits[0, -1]
         return logits

@@ -35,7 +35,7 @@ class Sequence:
         self.tokens = list(request.prompt)  # and the answer so far
         self.computed = 0  # leading tokens whose keys and values are in the cache
         self.cached = 0  # of them taken over from the prefix cache when first admitted
-        self.table = Table(request.cache_key)
+        self.table = Table(request.cache_key or request.adapter or "")
         self.text = text  # None where there is no tokenizer
         self.state: Any = None  # what the runner keeps for it besides the pages
         self.generator: Any = None  # torch.Generator, made when first needed

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_runs import answers, hf_greedy, prompts, text_of, tokens_of
+from engine_runs import answers, far_adapter, hf_greedy, prompts, text_of, tokens_of
 
-from seektune.adapters.attach import attach
-from seektune.config.adapter import AdapterSpec
 from seektune.config.engine import EngineConfig
 from seektune.errors import AdapterError, ConfigError, ModelError
 from seektune.generation.engine import Engine, stop_ids
@@ -158,12 +156,8 @@ def test_a_cancelled_request_frees_its_pages_and_no_other_token_changes(llama: L
 
 def test_each_request_is_answered_by_its_adapter_and_nothing_stays_switched() -> None:
     loaded = load_model("tiny/llama")
-    for index, name in enumerate(("one", "two")):
-        attach(loaded, AdapterSpec(r=4, target_modules="all-linear"), name=name)
-        generator = torch.Generator().manual_seed(index)
-        for parameter in loaded.model.parameters():
-            if parameter.requires_grad:
-                parameter.data.normal_(std=0.3, generator=generator)
+    for seed, name in enumerate(("one", "two")):
+        far_adapter(loaded, name, seed)
     classes = [type(module) for module in loaded.model.modules()]
     (request,) = requests(1)
     mixed = [

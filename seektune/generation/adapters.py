@@ -1,0 +1,91 @@
+"""Which adapter answers which tokens: those attached to the model, or those resident in slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
+from contextlib import AbstractContextManager
+from itertools import groupby
+from typing import Protocol
+
+from seektune.adapters.attach import adapters, at_work, wrappers_of
+from seektune.adapters.slots import Slots
+from seektune.errors import AdapterError
+from seektune.generation.cache import Scheduled
+from seektune.models.load import Loaded
+
+
+class Adapters(Protocol):
+    """What the engine asks of the adapters of its model."""
+
+    def acquire(self, key: str) -> None:
+        """Hold an adapter for a request; AdapterError for one that is not there."""
+        ...
+
+    def release(self, key: str) -> None:
+        """The request is over."""
+        ...
+
+    def parts(self, chunks: Items[Scheduled]) -> Iterator[list[Scheduled]]:
+        """The chunks that may share a forward, in the order of rows that is the cheapest."""
+        ...
+
+    def using(self, chunks: Items[Scheduled]) -> AbstractContextManager[None]:
+        """Within the block a forward over exactly these chunks runs each under its adapter."""
+        ...
+
+
+class ResidentAdapters:
+    """Adapters in slots: all of them in one forward."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self.acquire = slots.acquire
+        self.release = slots.release
+
+    def parts(self, chunks: Items[Scheduled]) -> Iterator[list[Scheduled]]:
+        """As `Adapters.parts`: rows of one slot stand together, those that decode first."""
+        if chunks:
+            yield sorted(chunks, key=lambda c: (self._slots.slot_of(c[0].request.adapter), *_length(c)))
+
+    def using(self, chunks: Items[Scheduled]) -> AbstractContextManager[None]:
+        """As `Adapters.using`."""
+        keys = [sequence.request.adapter for sequence, _ in chunks]
+        return self._slots.using(keys, [count for _, count in chunks])
+
+
+class AttachedAdapters:
+    """Adapters attached to the model, one of them at work: a forward for each that is asked for."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._wrappers = list(wrappers_of(loaded.model).values())
+
+    def acquire(self, key: str) -> None:
+        """As `Adapters.acquire`."""
+        known = adapters(self._loaded)
+        if key not in known:
+            raise AdapterError(f"there is no adapter {key!r}; attached: {', '.join(known) or 'none'}")
+
+    def release(self, key: str) -> None:
+        """Attached adapters stay."""
+
+    def parts(self, chunks: Items[Scheduled]) -> Iterator[list[Scheduled]]:
+        """As `Adapters.parts`."""
+        ordered = sorted(chunks, key=lambda chunk: (_name(chunk), *_length(chunk)))
+        yield from (list(part) for _, part in groupby(ordered, key=_name))
+
+    def using(self, chunks: Items[Scheduled]) -> AbstractContextManager[None]:
+        """As `Adapters.using`."""
+        name = chunks[0][0].request.adapter
+        if name is not None and name not in adapters(self._loaded):
+            raise AdapterError(f"the adapter {name!r} was detached while it was answering")
+        return at_work(self._wrappers, name)
+
+
+def _name(chunk: Scheduled) -> str:
+    return chunk[0].request.adapter or ""
+
+
+def _length(chunk: Scheduled) -> tuple[bool, int]:
+    return chunk[1] > 1, chunk[0].computed

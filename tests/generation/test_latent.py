@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from engine_runs import far_adapter, prompts
+
+from seektune.generation.adapters import AttachedAdapters
+from seektune.generation.latent import LatentAttention, absorbed, latent_modules
+from seektune.generation.request import Request
+from seektune.generation.runner import PackedRunner
+from seektune.generation.sequence import Sequence
+from seektune.models.load import Loaded, load_model
+
+NAMES = ["deepseek_v2", "deepseek_v2_lite", "deepseek_v3"]
+TOLERANCE = 1e-6  # V2 rotates and routers compute in float32 even in a float64 model
+
+
+def logits_in_steps(loaded: Loaded, ids: tuple[int, ...], cuts: list[int]) -> torch.Tensor:
+    """Logits after each cut, through the cache."""
+    runner = PackedRunner(loaded, AttachedAdapters(loaded), num_pages=30, page_size=4)
+    adapter = "default" if hasattr(loaded.model, "attachment") else None
+    sequence = Sequence(Request(id="0", prompt=ids, adapter=adapter), len(ids))
+    sequence.table.pages = list(reversed(range(30)))
+    found = []
+    with torch.no_grad():
+        for cut in cuts:
+            sequence.tokens = list(ids[: sequence.computed + cut])
+            _, logits = runner.run([(sequence, cut)])
+            sequence.computed += cut
+            found.append(logits)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("targets", [None, ["kv_b_proj"], "all-linear"])
+@pytest.mark.parametrize("name", NAMES)
+def test_absorbed_equals_expanded_with_a_delta_on_the_projection_and_without(
+    name: str, targets: object
+) -> None:
+    """First tokens expanded, a wide chunk expanded from the cache, a narrow one and single ones absorbed."""
+    loaded = load_model(f"tiny/{name}", dtype="float64")
+    if targets is not None:
+        far_adapter(loaded, target_modules=targets)
+    (ids,) = prompts([100])
+    cuts = [30, 50, 17, 1, 1, 1]
+    ends = torch.tensor(cuts).cumsum(0) - 1
+    with torch.no_grad():
+        whole = loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, ends]
+    torch.testing.assert_close(logits_in_steps(loaded, ids, cuts), whole, rtol=0, atol=TOLERANCE)
+
+
+def test_rotation_by_halves_is_followed_too() -> None:
+    loaded = load_model("tiny/deepseek_v3", dtype="float64")
+    config = copy.deepcopy(loaded.model.config)
+    config.rope_interleave = False
+    for module in loaded.model.modules():
+        if hasattr(module, "config"):
+            module.config = config
+    (ids,) = prompts([20])
+    with torch.no_grad():
+        whole = loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, [10, 19]]
+    torch.testing.assert_close(logits_in_steps(loaded, ids, [11, 9]), whole, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_modules_are_themselves_again_after_the_block(attached: bool) -> None:
+    loaded = load_model("tiny/deepseek_v3")
+    if attached:
+        far_adapter(loaded)
+    modules = latent_modules(loaded.model)
+    before = [(type(module), dict(vars(module))) for module in modules]
+    assert len(modules) == 2
+    inside = []
+
+    def fail() -> None:
+        with absorbed(modules):
+            inside.extend(map(type, modules))
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert inside == [LatentAttention] * 2
+    assert [(type(module), dict(vars(module))) for module in modules] == before
+
+
+def test_a_model_without_latent_attention_has_no_such_module() -> None:
+    assert latent_modules(load_model("tiny/llama").model) == []
