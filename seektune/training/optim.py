@@ -71,3 +71,10 @@ def base_rate(optimizer: torch.optim.Optimizer) -> float:
     """The run's learning rate now, whatever the parts of the adapter make of it."""
     group = optimizer.param_groups[0]
     return float(group["lr"] / group.get(FACTOR, 1.0))
+
+
+def factors(optimizer: torch.optim.Optimizer) -> dict[int, float]:
+    """The learning rates of parameters, by id, over the run's, where these differ."""
+    return {
+        id(p): group[FACTOR] for group in optimizer.param_groups if FACTOR in group for p in group["params"]
+    }

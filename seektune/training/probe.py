@@ -6,8 +6,9 @@ Nothing here runs at every step but a few numbers per row and the sum of learnin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -64,9 +65,10 @@ class Movement:
     """How far B moves, group by group; B starts at zero, so an adapter whose B stands still does nothing.
 
     Only what is trainable now is expected to move: make a new one where another stage trains other groups.
+    `factors` has the learning rates relative to the run's, by id, of parameters where they differ.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, factors: Mapping[int, float] = MappingProxyType({})) -> None:
         groups = {site.name: site.group for site in all_sites(loaded.model, loaded.family)}
         name = active_adapter(loaded)
         self._watched: list[tuple[str, nn.Parameter]] = [
@@ -75,6 +77,7 @@ class Movement:
             for key, parameter in delta.named_parameters()
             if key.endswith("_B") and parameter.requires_grad
         ]
+        self._factors = [factors.get(id(parameter), 1.0) for _, parameter in self._watched]
         self._start()
 
     def after_step(self, learning_rate: float) -> dict[str, float] | None:
@@ -87,10 +90,11 @@ class Movement:
         if self._steps < MOVEMENT_STEPS or self._rates == 0:
             return None
         moved: dict[str, float] = {}
-        for (group, parameter), before in zip(self._watched, self._before, strict=True):
+        watched = zip(self._watched, self._before, self._factors, strict=True)
+        for (group, parameter), before, factor in watched:
             moves = (_sample(parameter) - before).abs()
             largest = float(moves.max()) if moves.numel() else 0.0  # another rank has all of it
-            moved[group] = max(moved.get(group, 0.0), largest / self._rates)
+            moved[group] = max(moved.get(group, 0.0), largest / (self._rates * factor))
         self._start()
         return moved
 

@@ -14,6 +14,7 @@ from seektune.training.attempt import Attempt
 from seektune.training.causes import explained
 from seektune.training.finding import Finding, strongest
 from seektune.training.health import Extras, Health
+from seektune.training.optim import factors
 from seektune.training.probe import Movement, parameters_finite, row_lengths, rows_of
 from seektune.training.state import State
 from seektune.training.trainer import Trainer
@@ -111,7 +112,7 @@ class Watch:
 
     def _start(self) -> None:
         """Look at the movement of the parameters from here on."""
-        self._movement, self._moved = Movement(self._loaded), None
+        self._movement, self._moved = Movement(self._loaded, factors(self._trainer.optimizer)), None
         self._stage = self._trainer.turns.stage
         self._trained = [p for p in self._loaded.model.parameters() if p.requires_grad]
 

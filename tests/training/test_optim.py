@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seektune.models.load import Loaded
 from seektune.training.loop import train
-from seektune.training.optim import FACTOR, adamw, base_rate, groups
+from seektune.training.optim import FACTOR, adamw, base_rate, factors, groups
 
 Adapted = Callable[..., Loaded]
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -79,6 +79,11 @@ def test_the_runs_rate_is_known_whatever_the_parts_make_of_it(adapted: Adapted) 
     optimizer = adamw(parts, learning_rate=3e-3, weight_decay=0.0)
     assert optimizer.param_groups[0][FACTOR] != 1
     assert base_rate(optimizer) == pytest.approx(3e-3, rel=1e-12)
+    rates = by_name(loaded, optimizer.param_groups)
+    parameters, known = dict(loaded.model.named_parameters()), factors(optimizer)
+    assert {key: known.get(id(parameters[key]), 1.0) for key in rates} == pytest.approx(
+        {key: rate / 3e-3 for key, rate in rates.items()}
+    )
     assert base_rate(adamw(loaded.model.parameters(), learning_rate=3e-3, weight_decay=0.0)) == 3e-3
 
 

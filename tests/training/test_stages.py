@@ -17,14 +17,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from seektune.adapters.attach import deltas_of
+from seektune.adapters.inventory import Gate
 from seektune.config.training import TrainingConfig
 from seektune.errors import ConfigError, GateError, TargetError
 from seektune.models.load import Loaded
 from seektune.training import checkpoint
 from seektune.training.loop import Run, train
+from seektune.training.probe import MOVEMENT_STEPS
 from seektune.training.stages import planned_stages, stage_at, train_only
 from seektune.training.state import State
 from seektune.training.step import TrainStep
+from seektune.training.trainer import Trainer
+from seektune.training.window import windows
 
 Adapted = Callable[..., Loaded]
 LOW = {"layers": [0, 0.5], "learning_rate": 1e-2, "max_steps": 3}
@@ -222,6 +226,44 @@ def test_the_gate_stops_a_stage_whose_parameters_do_not_train(
     monkeypatch.setattr("seektune.training.stages.train_only", lambda loaded, sites: None)
     with pytest.raises(GateError, match=r"beginning of stage 1 of 2:\n.*layers\.1\..* would train"):
         next(train(adapted(), rows, stages=[LOW, HIGH]))
+
+
+def test_going_back_over_a_border_lets_the_earlier_stage_train_again(adapted: Adapted, rows: Any) -> None:
+    loaded = adapted()
+    settings = TrainingConfig(stages=(LOW, HIGH))  # type: ignore[arg-type]
+    stages = planned_stages(loaded, rows, settings)
+    gate = Gate(loaded, {stage.name: stage.sites for stage in stages})
+    trainer, stream = Trainer(loaded, gate, settings, 5, stages), windows(rows, 1)
+    for _ in range(2):
+        trainer.apply(trainer.attempt(next(stream)))
+    state = trainer.state()
+    for _ in range(2):
+        trainer.apply(trainer.attempt(next(stream)))
+    assert trainer.turns.stage == 1
+    trainer.restore(state, same_run=True)
+    trainer.slow_down(0.5)
+    before = weights(loaded)
+    metrics = trainer.apply(trainer.attempt(next(stream)))
+    assert metrics.learning_rate == pytest.approx(0.5 * 1e-2 / 3)
+    assert changed(loaded, before) == {0}
+    trainer.apply(trainer.attempt(next(stream)))
+    assert changed(loaded, before) == {0, 1}
+
+
+def test_health_does_not_take_what_rests_for_dead(adapted: Adapted, rows: Any) -> None:
+    loaded = adapted(target_modules=["attention", "dense"])
+    stages = [
+        {"target_modules": [group], "learning_rate": 1e-3, "max_steps": MOVEMENT_STEPS + 2}
+        for group in ("attention", "dense")
+    ]
+    kinds = {found["kind"] for step in train(loaded, rows, stages=stages) for found in step.findings}
+    assert "dead_adapter" not in kinds
+
+
+def test_health_does_not_take_slow_layers_for_dead(adapted: Adapted, rows: Any) -> None:
+    loaded = adapted("tiny/deepseek_v3", target_modules=["dense", "routed"])  # dense: the first layer only
+    run = train(loaded, rows, max_steps=MOVEMENT_STEPS + 2, learning_rate=1e-3, layerwise_lr_decay=1e-4)
+    assert not [found for step in run for found in step.findings]
 
 
 def test_stages_exclude_lengths_and_rates_of_the_whole_run(adapted: Adapted, rows: Any) -> None:
