@@ -1,25 +1,20 @@
-"""Tiny runs watched by health from outside: iterate `train`, feed `Health`, explain what it finds."""
+"""Tiny runs and what their health says: rows to learn from, models with an adapter on every group."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from seektune.adapters.attach import attach
 from seektune.config.adapter import AdapterSpec
 from seektune.config.training import TrainingConfig
 from seektune.data.batches import Batches
-from seektune.errors import NonFiniteError
+from seektune.errors import TrainingError
 from seektune.models.load import Loaded, load_model
-from seektune.training.causes import explained
 from seektune.training.finding import Finding
-from seektune.training.health import Extras, Health
 from seektune.training.loop import train
-from seektune.training.probe import Movement, first_non_finite, row_lengths, rows_of
 from seektune.training.step import TrainStep
 from seektune.types import IGNORE, Batch, Sample, StepMetrics
 
@@ -28,6 +23,7 @@ TEXT = (
     "the patient was seen in the morning with a mild fever and a dry cough for three days . blood pressure "
     "was normal and the lungs were clear . rest and fluids were advised ; the fever fell on the second day ."
 )
+KEYWORDS = ("learning_rate", "lr_scheduler_type", "warmup_ratio", "seed", "health")
 RARE = 200  # a token that none of the texts has
 
 
@@ -71,49 +67,17 @@ def adapted(name: str, seed: int = 0, dropout: float = 0.0) -> Loaded:
 
 @dataclass
 class Watched:
-    """A run and what health said about it."""
+    """A run, its steps, and what health said about it."""
 
     loaded: Loaded
-    health: Health
     batches: Batches
-    movement: Movement
+    settings: TrainingConfig
     steps: list[StepMetrics]
     findings: list[Finding]
+    error: TrainingError | None = None  # that stopped it
 
     def kinds(self) -> set[str]:
         return {finding.kind for finding in self.findings}
-
-    def observe(self, metrics: StepMetrics) -> None:
-        """What a recipe does at each step."""
-        self.steps.append(metrics)
-        batch = batch_of(self.batches, metrics.step)
-        moved = self.movement.after_step(metrics.learning_rate)
-        found = self.health.observe(metrics, Extras(row_lengths=row_lengths([batch]), movement=moved))
-        for finding in found:
-            broken = finding.kind == "non_finite"
-            self.findings.append(
-                explained(
-                    finding,
-                    self.health.settings,
-                    scored(self.loaded, batch),
-                    origin_of(self.loaded, batch) if broken else None,
-                )
-            )
-
-
-def batch_of(source: Batches, step: int) -> Batch:
-    """The batch of optimiser step `step`, without accumulation."""
-    epoch, position = divmod(step - 1, len(source))
-    return next(source.epoch(epoch, position))
-
-
-def scored(loaded: Loaded, batch: Batch) -> Any:
-    with torch.no_grad():
-        return rows_of([batch], [forward(loaded, batch)[2]])
-
-
-def origin_of(loaded: Loaded, batch: Batch) -> Any:
-    return first_non_finite(loaded.model, lambda one: forward(loaded, one)[0], [batch])
 
 
 def forward(loaded: Loaded, batch: Batch) -> Any:
@@ -126,30 +90,25 @@ def start(
     seed: int = 0, shuffle: bool = True, **settings: Any,
 ) -> Watched:  # fmt: skip
     """Everything `run` needs; settings are TrainingConfig's."""
-    config = TrainingConfig(**settings)
     source = Batches(
         samples=tuple(samples), batch_size=batch_size, pack_tokens=pack_tokens, seed=seed, shuffle=shuffle
     )
-    return Watched(loaded, Health(settings=config), source, Movement(loaded), [], [])
+    return Watched(loaded, source, TrainingConfig(**settings), [], [])
 
 
 def run(watched: Watched, steps: int, eval_rows: Sequence[Sample] = (), after: Any = None) -> Watched:
-    """Train and watch; `after(step)` is called after each step, to plant faults."""
-    settings = watched.health.settings
+    """Train for `steps`; `after(step)` is called after each one, to plant faults."""
     held_out = Batches(samples=tuple(eval_rows), batch_size=8, shuffle=False) if eval_rows else None
-    keywords = {
-        key: getattr(settings, key) for key in ("learning_rate", "lr_scheduler_type", "warmup_ratio", "seed")
-    }
+    keywords = {key: getattr(watched.settings, key) for key in KEYWORDS}
     iterator = train(
         watched.loaded, watched.batches, eval_batches=held_out, eval_steps=20, max_steps=steps, **keywords
     )
     try:
         for metrics in iterator:
-            watched.observe(metrics)
+            watched.steps.append(metrics)
+            watched.findings += [Finding.from_json(finding) for finding in metrics.findings]
             if after is not None:
                 after(metrics.step)
-    except NonFiniteError:
-        last = watched.steps[-1] if watched.steps else StepMetrics(0, 0, 0, 0, 0, 0, 0)
-        nan = float("nan")
-        watched.observe(replace(last, step=last.step + 1, loss=nan, grad_norm=nan, eval_loss=None))
+    except TrainingError as error:
+        watched.error = error
     return watched

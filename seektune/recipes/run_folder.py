@@ -23,6 +23,10 @@ FOLDERS = ("checkpoints", "adapter", "tracking")  # data/ is made anew by whoeve
 REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "numpy")
 
 
+FREE = ("training.health.", "training.logging_steps", "training.save_steps", "training.save_total_limit")
+"""Keys that may change while a run is under way: the steps so far are the same without them."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """What a run folder holds of the run: all of it, a state to go on from, or nothing yet."""
@@ -58,6 +62,7 @@ def open_run(config: RunConfig, *, overwrite: bool = False, resume: str = "auto"
         if not changed:
             state, passed = to_resume(folder, resume)
     if state is not None:
+        recorded.write_text(dump_config(config), encoding="utf-8")
         cut(folder / "metrics.jsonl", state.step)
         return Opened(state=state, passed=passed)
     if resume not in ("auto", "never"):
@@ -109,12 +114,12 @@ def clear(folder: Path) -> None:
 
 
 def changed_keys(before: RunConfig, after: RunConfig) -> list[str]:
-    """Lines `key: old → new` for every key in which two configurations differ."""
+    """Lines `key: old → new` for every key in which two configurations are different runs."""
     old, new = leaves(resolved(before)), leaves(resolved(after))
     return [
         f"{key}: {old.get(key)} → {new.get(key)}"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not key.startswith(FREE)
     ]
 
 

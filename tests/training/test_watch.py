@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
-from health_runs import RARE, adapted, rows
+from health_runs import RARE, adapted, row, rows
 
 from seektune.config.training import HealthConfig
 from seektune.data.batches import Batches
@@ -15,6 +18,7 @@ from seektune.errors import NonFiniteError, TrainingError
 from seektune.models.load import Loaded
 from seektune.training.finding import Finding
 from seektune.training.loop import Run, train
+from seektune.training.state import State
 from seektune.types import Sample, StepMetrics
 
 
@@ -76,3 +80,177 @@ def test_a_skipped_window_leaves_no_trace_but_its_line() -> None:
     assert [(m.step, m.applied) for m in seen if m.step == 6] == [(6, False), (6, True)]
     assert [m.loss for m in seen if m.applied] == [m.loss for m in expected]
     assert torch.equal(trained(loaded), trained(other))
+
+
+def once(loaded: Loaded) -> Callable[[], None]:
+    """What makes the next forward overflow in layer 1, and no later one."""
+    planted = [False]
+
+    def overflow(_: object, __: object, output: torch.Tensor) -> torch.Tensor | None:
+        if not planted[0]:
+            return None
+        planted[0] = False
+        return output * 3e38 * 3e38
+
+    loaded.model.model.layers[1].mlp.register_forward_hook(overflow)
+    return lambda: planted.__setitem__(0, True)
+
+
+def halved(state: State) -> State:
+    """The state with every learning rate halved."""
+    schedule = state.values["schedule"]
+    rates = {key: [rate / 2 for rate in schedule[key]] for key in ("base_lrs", "_last_lr")}
+    groups = [
+        group | {key: group[key] / 2 for key in ("lr", "initial_lr")} for group in state.values["groups"]
+    ]
+    return replace(state, values={**state.values, "schedule": {**schedule, **rates}, "groups": groups})
+
+
+def test_a_rollback_goes_on_from_the_last_state_at_half_the_rate_bit_for_bit() -> None:
+    settings: dict[str, Any] = {"learning_rate": 1e-2, "max_steps": 9, "health": {"non_finite": "rollback"}}
+    samples = rows("labels", 32)
+    loaded = adapted("deepseek_v3", dropout=0.2)
+    plant, run = once(loaded), run_of(loaded, samples, **settings)
+    seen = list(islice(run, 4))
+    state = run.state()
+    seen += islice(run, 2)
+    plant()
+    seen += run
+    assert [(m.step, m.applied) for m in seen[5:8]] == [(6, True), (7, False), (5, True)]
+    (found,) = findings(seen[6])
+    assert (found.action, found.step) == ("rollback", 7)
+    assert str(found).endswith("back to the last checkpoint, with a lower learning rate")
+    assert seen[7].learning_rate == seen[4].learning_rate / 2
+
+    other = adapted("deepseek_v3", dropout=0.2)
+    again = list(run_of(other, samples, resume=halved(state), history=seen[:4], **settings))
+    assert lines_of(again) == lines_of(seen[7:])
+    assert torch.equal(trained(loaded), trained(other))
+    assert seen[-1].step == 9
+
+
+def test_every_rollback_lowers_the_rate_and_one_too_many_stops_where_the_state_can_be_taken() -> None:
+    run = run_of(
+        with_poison("llama"), poisoned(rows("labels", 32), 21),
+        learning_rate=1e-2, lr_scheduler_type="constant", health={"non_finite": "rollback"},
+    )  # fmt: skip
+    seen = list(islice(run, 4))
+    run.state()
+    later, _ = until_it_stops(run)
+    seen += later
+    assert [(m.step, m.applied) for m in seen[3:]] == [
+        (4, True), (5, True), (6, False), (5, True), (6, False), (5, True), (6, False),
+    ]  # fmt: skip
+    assert [m.learning_rate for m in seen if m.step == 5] == [1e-2, 5e-3, 2.5e-3]
+    assert [findings(m)[0].action for m in seen if not m.applied] == ["rollback", "rollback", "stop"]
+    assert run.state().step == 5
+
+
+def test_without_a_state_to_go_back_to_a_rollback_stops_and_says_so() -> None:
+    run = run_of(with_poison("llama"), poisoned(rows("labels", 16), 9), health={"non_finite": "rollback"})
+    _, error = until_it_stops(run)
+    assert "there is no checkpoint to go back to yet" in str(error)
+
+
+def test_too_many_skipped_windows_stop_the_run() -> None:
+    samples = rows("labels", 16)
+    for index in (4, 8, 12):
+        samples = poisoned(samples, index)
+    health = {"non_finite": "skip", "max_skipped_steps": 2}
+    seen, _ = until_it_stops(run_of(with_poison("llama"), samples, health=health))
+    assert [(m.step, m.applied) for m in seen] == [(1, True), (2, False), (2, False), (2, False)]
+    assert [f.action for m in seen for f in findings(m)] == ["skip", "skip", "stop"]
+
+
+def with_a_wrong_label() -> list[Sample]:
+    """It is in step 75 of four rows each, and makes the loss spike."""
+    samples = rows("labels", 320)
+    samples[298] = row("Case 1: the heart hurts. ", "zzQQ!!xx##yy", "rows.jsonl:299")
+    return samples
+
+
+SPIKE: dict[str, Any] = {"learning_rate": 5e-3, "lr_scheduler_type": "constant", "max_steps": 78}
+
+
+def lines_of(steps: Iterable[StepMetrics]) -> list[StepMetrics]:
+    return [replace(m, seconds=0) for m in steps]
+
+
+def test_a_warning_changes_no_step() -> None:
+    quiet, told = adapted("llama"), adapted("llama")
+    silent = lines_of(run_of(quiet, with_a_wrong_label(), health={"loss_spike": "ignore"}, **SPIKE))
+    spoken = lines_of(run_of(told, with_a_wrong_label(), **SPIKE))
+    assert not any(m.findings for m in silent)
+    (found,) = [f for m in spoken for f in findings(m)]
+    assert (found.kind, found.action, found.rows[0].row_id) == ("loss_spike", "warn", "rows.jsonl:299")
+    assert torch.equal(trained(quiet), trained(told))
+    assert [replace(m, findings=()) for m in spoken] == silent
+
+
+@pytest.mark.parametrize("at", [40, 76])
+def test_a_resumed_run_says_what_the_uninterrupted_one_says(at: int) -> None:
+    """Before and after a spike; the steps that were logged go in again."""
+    expected = lines_of(run_of(adapted("llama"), with_a_wrong_label(), **SPIKE))
+    run = run_of(adapted("llama"), with_a_wrong_label(), **SPIKE)
+    before = lines_of(islice(run, at))
+    state = run.state()
+    run.close()
+    resumed = run_of(adapted("llama"), with_a_wrong_label(), resume=state, history=before, **SPIKE)
+    assert before + lines_of(resumed) == expected
+    assert [m.step for m in expected if m.findings] == [75]
+
+
+def test_early_stopping_ends_the_run_in_order_and_it_stays_ended() -> None:
+    samples = rows("labels", 32)
+    held_out = Batches(samples=tuple(rows("labels", 8, seed=9)), batch_size=4, shuffle=False)
+    settings: dict[str, Any] = {
+        "eval_batches": held_out, "eval_steps": 2, "max_steps": 20,
+        "health": {"early_stopping_patience": 1, "early_stopping_threshold": 99.0},
+    }  # fmt: skip
+    run = run_of(adapted("deepseek_v3"), samples, **settings)
+    seen = list(run)
+    assert [m.step for m in seen] == [1, 2, 3, 4]
+    (found,) = findings(seen[-1])
+    assert (found.kind, found.action, found.evidence["best_step"]) == ("eval_worse", "stop", 2)
+    assert list(run_of(adapted("deepseek_v3"), samples, resume=run.state(), history=seen, **settings)) == []
+
+
+def test_an_evaluation_that_is_not_finite_is_in_the_log_too() -> None:
+    held_out = Batches(samples=tuple(poisoned(rows("labels", 8), 5)), batch_size=4, shuffle=False)
+    run = run_of(with_poison("deepseek_v3"), rows("labels", 16), eval_batches=held_out, max_steps=2)
+    seen, error = until_it_stops(run)
+    assert math.isnan(seen[-1].eval_loss or 0)
+    assert isinstance(error, NonFiniteError)
+    assert "the evaluation loss is not finite in rows.jsonl:6" in str(error)
+
+
+def test_a_routing_that_collapses_on_the_way_is_named_with_its_layer() -> None:
+    samples = rows("text", 64)
+    held_out = Batches(samples=tuple(rows("text", 32, seed=5)), batch_size=4, shuffle=False)
+    loaded = adapted("deepseek_v2")
+    run = run_of(loaded, samples, eval_batches=held_out, eval_steps=2, max_steps=4, learning_rate=1e-4)
+    assert not any(m.findings for m in islice(run, 3))
+    push = loaded.model.model.layers[1].mlp.gate
+    push.register_forward_pre_hook(lambda _, inputs: (torch.ones_like(inputs[0]),))
+    (found,) = findings(next(run))
+    assert (found.kind, found.evidence["layer"], found.action) == ("routing_collapse", 1, "warn")
+
+
+def test_float16_overflows_are_logged_and_a_scale_that_keeps_falling_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """float16 itself needs a GPU; its loss scaling is the same on the CPU."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: scaler)
+    loaded = adapted("llama")
+    passes = iter(range(1000))
+    loaded.model.model.norm.register_full_backward_pre_hook(
+        lambda _, gradients: (gradients[0] * (math.inf if 4 <= next(passes) < 14 else 1.0),)
+    )
+    seen = list(run_of(loaded, rows("labels", 32), max_steps=8))
+    assert [m.applied for m in seen] == [True] * 4 + [False] * 10 + [True] * 4
+    assert [m.loss_scale for m in seen[4:15]] == [2.0**power for power in range(16, 5, -1)]
+    assert [m.step for m in seen[3:15]] == [4] + [5] * 11
+    (found,) = [f for m in seen for f in findings(m)]
+    assert (found.kind, found.action) == ("loss_scale", "warn")
+    assert found.change == ("training.fp16: false", "training.bf16: true")
