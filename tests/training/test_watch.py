@@ -115,6 +115,8 @@ def test_a_rollback_goes_on_from_the_last_state_at_half_the_rate_bit_for_bit() -
     state = run.state()
     seen += islice(run, 2)
     plant()
+    seen += islice(run, 4)
+    after = run.state()
     seen += run
     assert [(m.step, m.applied) for m in seen[5:8]] == [(6, True), (7, False), (5, True)]
     (found,) = findings(seen[6])
@@ -127,6 +129,11 @@ def test_a_rollback_goes_on_from_the_last_state_at_half_the_rate_bit_for_bit() -
     assert lines_of(again) == lines_of(seen[7:])
     assert torch.equal(trained(loaded), trained(other))
     assert seen[-1].step == 9
+
+    third = adapted("deepseek_v3", dropout=0.2)  # as if the process had ended between the rollback and the end
+    resumed = run_of(third, samples, resume=after, history=seen[:10], **settings)
+    assert lines_of(resumed) == lines_of(seen[10:])
+    assert torch.equal(trained(loaded), trained(third))
 
 
 def test_every_rollback_lowers_the_rate_and_one_too_many_stops_where_the_state_can_be_taken() -> None:
