@@ -130,7 +130,7 @@ def test_a_rollback_goes_on_from_the_last_state_at_half_the_rate_bit_for_bit() -
     assert torch.equal(trained(loaded), trained(other))
     assert seen[-1].step == 9
 
-    third = adapted("deepseek_v3", dropout=0.2)  # as if the process had ended between the rollback and the end
+    third = adapted("deepseek_v3", dropout=0.2)  # as if the process had ended after the rollback
     resumed = run_of(third, samples, resume=after, history=seen[:10], **settings)
     assert lines_of(resumed) == lines_of(seen[10:])
     assert torch.equal(trained(loaded), trained(third))
