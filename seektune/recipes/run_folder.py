@@ -54,9 +54,7 @@ def open_run(config: RunConfig, *, overwrite: bool = False, resume: str = "auto"
         changed = changed_keys(load_config(recorded), config)
         if changed and (folder / "metrics.jsonl").exists():
             listed = "\n  ".join(changed)
-            raise ConfigError(
-                f"{folder} holds another run; --overwrite replaces it. What differs:\n  {listed}"
-            )
+            raise ConfigError(f"{folder} holds another run; --overwrite replaces it; it differs:\n  {listed}")
         if not changed and is_finished(folder):
             return Opened(finished=True)
         if not changed:

@@ -83,7 +83,7 @@ def test_a_stop_is_an_error_that_names_row_place_cause_and_change(
 ) -> None:
     config, printed, code = stopped
     last = log_of(config)[-1]
-    assert code == 1
+    assert code == 2
     assert math.isnan(last.loss)
     assert not last.applied
     assert f"error: step {last.step}: non finite" in printed
