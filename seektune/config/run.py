@@ -17,6 +17,9 @@ from seektune.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
+FREE = ("training.health.", "training.logging_steps", "training.save_steps", "training.save_total_limit")
+"""Keys that may change while a run is under way: the steps so far are the same without them."""
+
 
 class RunConfig(Section):
     """One run: base model, data, adapter and training."""
@@ -85,6 +88,27 @@ def resolved(config: RunConfig) -> dict[str, Any]:
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML, itself a valid input."""
     return yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)
+
+
+def changed_keys(before: RunConfig, after: RunConfig) -> list[str]:
+    """Lines `key: old → new` for every key in which two configurations are different runs."""
+    old, new = leaves(resolved(before)), leaves(resolved(after))
+    return [
+        f"{key}: {old.get(key)} → {new.get(key)}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and not key.startswith(FREE)
+    ]
+
+
+def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of dictionaries as one, whose keys are the paths: `training.learning_rate`."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, child in tree.items()
+        for key, value in leaves(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
 def _parse(text: str, where: str) -> Any:

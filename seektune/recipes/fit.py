@@ -9,13 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from seektune.adapters.inventory import inventory
-from seektune.config.run import RunConfig, resolved
+from seektune.config.run import RunConfig, leaves, resolved
 from seektune.data.batches import Batches
 from seektune.data.prepare import Prepared
 from seektune.models.load import Loaded
 from seektune.recipes.interruption import interruption
 from seektune.recipes.progress import is_shown, track
-from seektune.recipes.run_folder import leaves
 from seektune.runlog import Log
 from seektune.training.loop import train
 from seektune.training.saver import Saver

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from seektune.config.run import RunConfig, dump_config, load_config, resolved
+from seektune.config.run import RunConfig, changed_keys, dump_config, load_config
 from seektune.errors import ConfigError, TrainingError
 from seektune.runlog import cut, write_json
 from seektune.training.checkpoint import folders, newest, read
@@ -21,10 +21,6 @@ RECORDS = ("environment", "inventory", "memory", "evaluation", "diagnosis")
 FILES = ("run.yaml", "metrics.jsonl", "report.html", *(f"{name}.json" for name in RECORDS))
 FOLDERS = ("checkpoints", "adapter", "tracking")  # data/ is made anew by whoever needs other data
 REPORTED = ("seektune", "torch", "transformers", "accelerate", "safetensors", "numpy")
-
-
-FREE = ("training.health.", "training.logging_steps", "training.save_steps", "training.save_total_limit")
-"""Keys that may change while a run is under way: the steps so far are the same without them."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +107,6 @@ def clear(folder: Path) -> None:
             shutil.rmtree(folder / name)
 
 
-def changed_keys(before: RunConfig, after: RunConfig) -> list[str]:
-    """Lines `key: old → new` for every key in which two configurations are different runs."""
-    old, new = leaves(resolved(before)), leaves(resolved(after))
-    return [
-        f"{key}: {old.get(key)} → {new.get(key)}"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not key.startswith(FREE)
-    ]
-
-
 def environment() -> dict[str, Any]:
     """Versions and machine, for `environment.json`."""
     return {
@@ -138,14 +124,3 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A tree of dictionaries as one, whose keys are the paths: `training.learning_rate`."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, child in tree.items()
-        for key, value in leaves(child, f"{prefix}.{name}" if prefix else str(name)).items()
-    }

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seektune.config.run import dump_config, load_config
+from seektune.config.run import changed_keys, dump_config, load_config
 from seektune.errors import ConfigError
 
 MINIMAL = """
@@ -155,3 +155,12 @@ def test_what_is_written_of_a_run_in_stages_is_valid_and_the_same(tmp_path: Path
     again = load_config(write(tmp_path, written))
     assert again.training.stages == config.training.stages
     assert dump_config(again) == written
+
+
+def test_what_makes_another_run_is_listed_and_what_may_change_on_the_way_is_not(tmp_path: Path) -> None:
+    before = load_config(write(tmp_path))
+    assert changed_keys(before, load_config(write(tmp_path))) == []
+    free = ["training.health.non_finite=skip", "training.logging_steps=1", "training.save_steps=7"]
+    assert changed_keys(before, load_config(write(tmp_path), free)) == []
+    after = load_config(write(tmp_path), [*free, "training.seed=7", "lora.r=99"])
+    assert changed_keys(before, after) == ["lora.r: 16 → 99", "training.seed: 42 → 7"]

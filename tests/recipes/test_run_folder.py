@@ -142,9 +142,5 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
         run_folder.read_run(tmp_path)
 
 
-def test_equal_configurations_have_no_changed_keys(tmp_path: Path) -> None:
-    assert run_folder.changed_keys(config_in(tmp_path), config_in(tmp_path)) == []
-
-
 def test_a_package_that_is_missing_has_no_version() -> None:
     assert run_folder.installed("no-such-package-anywhere") is None
