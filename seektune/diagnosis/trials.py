@@ -137,6 +137,8 @@ class Bench:
             learning_rate=rate,
             lr_scheduler_type=settings.lr_scheduler_type,
             warmup_ratio=warmup_share(settings, self.steps),
+            layerwise_lr_decay=settings.layerwise_lr_decay,
+            loraplus_lr_ratio=settings.loraplus_lr_ratio,
             weight_decay=settings.weight_decay,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
             max_grad_norm=settings.max_grad_norm,

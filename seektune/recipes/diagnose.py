@@ -46,7 +46,7 @@ def run(
     """
     console = console or Console()
     quiet = Console(quiet=True) if as_json else console
-    config = read_run(folder)
+    config = read_run(folder).model_copy(update={"output_dir": folder})  # it may have been moved
     metrics = config.output_dir / "metrics.jsonl"
     steps = runlog.read(metrics) if metrics.exists() else ()
     inventory, report = (_json(config.output_dir / name) for name in ("inventory.json", "data/report.json"))

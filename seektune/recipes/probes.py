@@ -82,7 +82,9 @@ def probed(config: RunConfig, steps: Sequence[StepMetrics], budget: float, conso
         loss = last_loss(steps)
     reference = Reference(bench.base_loss(), loss, steps[-1].step if steps else 0)
     found.numbers["loss"] = {"base": reference.base, "run": loss if math.isfinite(loss) else None}
-    if bench.steps < LEAST_STEPS:
+    if config.training.stages:
+        found.notes.append("A run in stages has a rate and targets for each: other ones are not tried.")
+    elif bench.steps < LEAST_STEPS:
         found.notes.append("The run, or --budget, is too short for trials of other rates and targets.")
     else:
         try_settings(bench, config, reference, found, console)

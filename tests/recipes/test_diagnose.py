@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import pytest
 from broken_runs import CHINESE, EN, classified, configured, mislabelled, trained, write
 from rich.console import Console
 
+from seektune.adapters.attach import deltas_of
+from seektune.adapters.store import save_adapter
 from seektune.diagnosis.cause import Cause
 from seektune.errors import ConfigError
 from seektune.recipes import diagnose
+from seektune.recipes.adapted import open_adapted
 from seektune.recipes.diagnose import never_began
 
 LLAMA = {"base_model": "tiny/llama", "lora": {"target_modules": ["all-linear"]}}
@@ -67,6 +71,23 @@ def test_faults_of_the_data_are_named_from_the_folder_alone(
 def test_json_is_what_is_written(finished: Path) -> None:
     _, page = diagnosed(finished, probes=False, as_json=True)
     assert json.loads(page) == json.loads((finished / "diagnosis.json").read_text("utf-8"))
+
+
+def test_a_group_that_was_frozen_is_named_in_a_moved_folder(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "moved"
+    shutil.copytree(finished, run)
+    loaded = open_adapted(str(run))
+    for site, delta in deltas_of(loaded, "moved").items():
+        if "experts" in site:
+            for key, parameter in delta.named_parameters():
+                if key.endswith("_B"):
+                    parameter.data.zero_()
+    shutil.rmtree(run / "adapter")
+    save_adapter(loaded, run / "adapter", name="moved")
+    before = (finished / "report.html").read_bytes()
+    causes, _ = diagnosed(run, budget=0)
+    assert (causes[0].kind, causes[0].evidence["groups"]) == ("frozen_group", ["routed"])
+    assert (finished / "report.html").read_bytes() == before
 
 
 def wrong_labels(folder: Path) -> Any:
