@@ -65,6 +65,7 @@ class Curve:
 
 def learning_curve(steps: Sequence[StepMetrics], *, own_split: bool = True) -> Curve:
     """The curve of a run; without `own_split` the held-out rows are of another source and stand alone."""
+    steps = [step for step in steps if step.applied]
     evaluated = [Point(step.epoch, step.eval_loss, True) for step in steps if step.eval_loss is not None]
     points = [point for point in evaluated if math.isfinite(point.loss)]
     if own_split or len(points) < 2:

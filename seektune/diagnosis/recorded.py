@@ -7,10 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from seektune.config.training import TrainingConfig
 from seektune.diagnosis.cause import Cause, Question
-from seektune.training.health import Health
-from seektune.types import StepMetrics
 
 NAMES: Mapping[str, tuple[Question, str]] = MappingProxyType(
     {
@@ -38,13 +35,6 @@ def health_causes(findings: Iterable[Mapping[str, Any]]) -> Iterator[Cause]:
             yield _cause(*NAMES[kind], found)
         elif kind == "nothing_learnt":
             yield _cause("rate", "learning_rate_too_low", found)
-
-
-def replayed(steps: Sequence[StepMetrics], settings: TrainingConfig) -> Iterator[Mapping[str, Any]]:
-    """What health finds in the logged numbers alone, for a run that was not watched."""
-    health = Health(settings.health, settings)
-    for metrics in steps:
-        yield from (finding.to_json() for finding in health.observe(metrics))
 
 
 def _kind(finding: Mapping[str, Any]) -> str:

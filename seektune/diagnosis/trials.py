@@ -172,7 +172,12 @@ def trial_steps(steps: Sequence[StepMetrics], trials: int, budget: float) -> int
 
 
 def last_loss(steps: Sequence[StepMetrics]) -> float:
-    """Where an unfinished run stands: its last evaluation, else the middle of its last losses."""
+    """Where an unfinished run stands: its last evaluation, else the middle of its last losses.
+
+    Infinite where health stopped it: its last losses say nothing about where it would have gone.
+    """
+    if any(step.calls_for("stop") for step in steps[-1:]):
+        return math.inf
     evaluated = [step.eval_loss for step in steps if step.eval_loss is not None]
     loss = evaluated[-1] if evaluated else median([step.loss for step in steps[-10:]] or [math.inf])
     return loss if math.isfinite(loss) else math.inf

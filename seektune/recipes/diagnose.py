@@ -17,7 +17,7 @@ from seektune.diagnosis.cause import Cause, ranked
 from seektune.diagnosis.curve import learning_curve
 from seektune.diagnosis.dataset import data_causes
 from seektune.diagnosis.length import length_cause, outlook
-from seektune.diagnosis.recorded import health_causes, replayed
+from seektune.diagnosis.recorded import health_causes
 from seektune.diagnosis.targets import inventory_causes
 from seektune.evaluation.evaluate import verdict
 from seektune.recipes.judging import spread
@@ -50,8 +50,9 @@ def run(
     metrics = config.output_dir / "metrics.jsonl"
     steps = runlog.read(metrics) if metrics.exists() else ()
     inventory, report = (_json(config.output_dir / name) for name in ("inventory.json", "data/report.json"))
+    said = [finding for step in steps for finding in step.findings]
     curve = learning_curve(steps, own_split=config.data.eval.source is None)
-    causes = [*never_began(steps), *inventory_causes(inventory), *recorded_causes(config, steps)]
+    causes = [*never_began(steps), *inventory_causes(inventory), *health_causes(said)]
     if report:
         causes += data_causes(report, between_splits(config))
     causes += [cause for cause in [length_cause(curve)] if cause]
@@ -94,12 +95,6 @@ def never_began(steps: tuple[StepMetrics, ...]) -> list[Cause]:
             "The run ended before its first step: `seektune train` on its run.yaml says why.",
         )
     ]
-
-
-def recorded_causes(config: RunConfig, steps: tuple[StepMetrics, ...]) -> list[Cause]:
-    """What health said, or would have said by the logged numbers."""
-    findings = [finding for step in steps for finding in getattr(step, "findings", ())]
-    return list(health_causes(findings or replayed(steps, config.training)))
 
 
 def between_splits(config: RunConfig) -> dict[str, Any] | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from seektune.config.training import HealthConfig, TrainingConfig
+from seektune.config.training import HealthConfig
 from seektune.diagnosis.cause import ranked
-from seektune.diagnosis.recorded import NAMES, health_causes, replayed
+from seektune.diagnosis.recorded import NAMES, health_causes
 from seektune.training.finding import Finding, Row
-from seektune.types import StepMetrics
 
 
 def test_every_kind_of_health_is_a_cause_but_the_plateau_of_a_run_that_has_learnt() -> None:
@@ -38,11 +37,3 @@ def test_a_plateau_is_a_low_rate_where_nothing_was_learnt_before_and_nothing_els
 def test_a_spike_comes_after_all_that_may_have_caused_it() -> None:
     spike, dead = (Finding(kind, 5, "warn", {}, "why").to_json() for kind in ("loss_spike", "dead_adapter"))
     assert [cause.kind for cause in ranked(health_causes([spike, dead]))] == ["frozen_group", "loss_spike"]
-
-
-def test_the_logged_numbers_of_a_run_nobody_watched_are_judged_again() -> None:
-    losses = [1 / (1 + n / 10) for n in range(60)] + [8.0] * 20
-    steps = [StepMetrics(n, n / 80, loss, 1e-3, 1.0, 10, 1.0) for n, loss in enumerate(losses, 1)]
-    kinds = {cause.kind for cause in health_causes(replayed(steps, TrainingConfig()))}
-    assert "learning_rate_too_high" in kinds
-    assert list(replayed(steps[:60], TrainingConfig())) == []

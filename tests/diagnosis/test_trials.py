@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,6 +86,8 @@ def test_a_broken_run_stands_at_its_last_losses() -> None:
     assert last_loss(steps([9.0] * 5 + [1.0] * 10)) == 1.0
     assert last_loss(steps([1.0] * 5, eval_loss=2.0)) == 2.0
     assert math.isinf(last_loss(steps([float("nan")] * 10)))
+    *_, last = steps([1.0] * 5)
+    assert math.isinf(last_loss([replace(last, findings=({"action": "stop"},))]))
 
 
 @pytest.mark.parametrize(

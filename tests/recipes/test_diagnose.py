@@ -17,8 +17,9 @@ from rich.console import Console
 from seektune.adapters.attach import deltas_of
 from seektune.adapters.store import save_adapter
 from seektune.diagnosis.cause import Cause
-from seektune.errors import ConfigError
-from seektune.recipes import diagnose
+from seektune.errors import ConfigError, TrainingError
+from seektune.models.load import Loaded, load_model
+from seektune.recipes import diagnose, train
 from seektune.recipes.adapted import open_adapted
 from seektune.recipes.diagnose import never_began
 
@@ -88,6 +89,27 @@ def test_a_group_that_was_frozen_is_named_in_a_moved_folder(finished: Path, tmp_
     causes, _ = diagnosed(run, budget=0)
     assert (causes[0].kind, causes[0].evidence["groups"]) == ("frozen_group", ["routed"])
     assert (finished / "report.html").read_bytes() == before
+
+
+def test_a_row_that_breaks_the_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = classified(60)
+    rows[29]["text"] = rows[29]["text"].replace("Case", "~")  # no other row has this token
+
+    def damaged(*arguments: Any, **options: Any) -> Loaded:
+        loaded = load_model(*arguments, **options)
+        (token,) = loaded.tokenizer.encode("~", add_special_tokens=False)
+        loaded.model.get_input_embeddings().weight.data[token] = float("nan")
+        return loaded
+
+    config = configured(tmp_path, rows, **LLAMA, data={"eval": {}}, training=RATE | {"eval_steps": None})
+    monkeypatch.setattr(train, "load_model", damaged)
+    with pytest.raises(TrainingError):
+        trained(config)
+    for options in ({"probes": False}, {"budget": 1.0}):
+        causes, page = diagnosed(config.output_dir, **options)
+        assert causes[0].kind == "non_finite"
+        assert [row["row"].rpartition(":")[2] for row in causes[0].rows] == ["30"]
+        assert "rows.jsonl:30" in page
 
 
 def wrong_labels(folder: Path) -> Any:
