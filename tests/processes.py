@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
@@ -21,14 +21,14 @@ def train_in_two(config: Path, *arguments: str) -> list[str]:
     return [*ACCELERATE, *TWO, "-m", "seektune", "train", str(config), *arguments]
 
 
-def started(command: Sequence[str]) -> subprocess.Popen[str]:
+def started(command: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> subprocess.Popen[str]:
     """A launcher under way, standard error within its output."""
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | environment,
     )
 
 
@@ -42,9 +42,9 @@ def ended(launcher: subprocess.Popen[str], seconds: float = 300) -> str:
         raise
 
 
-def launched(command: Sequence[str]) -> str:
+def launched(command: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> str:
     """Run to the end, which must be a good one; the output."""
-    launcher = started(command)
+    launcher = started(command, environment)
     output = ended(launcher)
     assert launcher.returncode == 0, output
     return output

@@ -39,6 +39,7 @@ DOORS = {
     "huggingface_hub": {"models.fetch"},
     "safetensors": {"models", "adapters.store", "adapters.folder", "training.checkpoint", "quickstart"},
     "accelerate": {"training"},
+    "deepspeed": {"training.zero"},
     "sklearn": {"evaluation.baselines", "data.profile.match", "data.negatives.make"},
     "scipy": {"evaluation.compare"},
     "packaging": {"recipes.installation"},

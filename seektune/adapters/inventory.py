@@ -157,6 +157,12 @@ class Gate:
         }
         return record | ({"stages": [dict(stage) for stage in self._records]} if self._records else {})
 
+    def join(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """What was used in any of the processes that made `records` has been used."""
+        for record in records:
+            for site, seen in self._used.items():
+                seen |= set(record["used"][site])
+
     def resume(self, record: Mapping[str, Any]) -> None:
         """Go on where the gate that made `record` stopped; what has passed is not asked again.
 

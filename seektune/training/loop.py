@@ -190,6 +190,8 @@ def _run(
                 metrics = trainer.apply(attempt)
                 watch.applied(metrics)
                 due = trainer.step == total or trainer.step % (settings.eval_steps or total) == 0
+                if trainer.step == total:
+                    trainer.join_gates()
                 if eval_batches and due:
                     metrics, more = watch.evaluated(metrics, eval_batches)
                     found, action = found + more, strongest(more)

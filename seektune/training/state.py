@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.fsdp import FSDPModule
 
 from seektune.errors import TrainingError
+from seektune.training.zero import ZeroOptimizer
 
 NAMED_DIFFERENCES = 8
 """Parameters an error names before it only counts."""
@@ -44,13 +45,16 @@ class State:
 
 
 def tensors_of(
-    module: nn.Module, optimizer: torch.optim.Optimizer
+    module: nn.Module, optimizer: torch.optim.Optimizer | ZeroOptimizer
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Any]]]:
     """Copies of what trains and of its optimiser state, and the optimiser's groups as JSON values.
 
     Under DDP and FSDP every process must call it, and every one gets the whole. The optimiser must have made
     a step: torch would make an empty one otherwise.
     """
+    if isinstance(optimizer, ZeroOptimizer):
+        parameters, moments, groups = optimizer.tensors()
+        return _copies(parameters), _copies(moments), groups
     options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True)
     with _none_resting(optimizer):
         found: Any = get_state_dict(module, optimizer, options=options)
@@ -62,15 +66,21 @@ def tensors_of(
     return parameters, moments, [dict(group) for group in groups]
 
 
-def restore_tensors(module: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+def restore_tensors(
+    module: nn.Module, optimizer: torch.optim.Optimizer | ZeroOptimizer, state: State
+) -> None:
     """Put parameters and optimiser state back in place; `state` stays as it is.
 
     Raises TrainingError naming the parameters that are missing, unknown or of another shape.
     """
     if isinstance(module, FSDPModule):
         module.reshard()  # after a forward without a backward its own parameters lie whole
+    if isinstance(optimizer, ZeroOptimizer):
+        _refuse_differences(dict(optimizer.named_parameters()), state.parameters)
+        optimizer.restore(state.parameters, state.optimizer, state.values["groups"])
+        return
     names = _trainable(module, optimizer)
-    _refuse_differences({name: tuple(p.shape) for name, p in names.items()}, state.parameters)
+    _refuse_differences(names, state.parameters)
     states: dict[str, Any] = {}
     for key, value in state.optimizer.items():
         name, _, leaf = key.rpartition(".")
@@ -150,7 +160,8 @@ def _trainable(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     }
 
 
-def _refuse_differences(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> None:
+def _refuse_differences(there: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    wanted = {name: tuple(parameter.shape) for name, parameter in there.items()}
     lines = [
         *(f"{name} is not in the checkpoint" for name in wanted if name not in found),
         *(f"{name} is in the checkpoint only" for name in found if name not in wanted),
@@ -166,6 +177,10 @@ def _refuse_differences(wanted: Mapping[str, tuple[int, ...]], found: Mapping[st
         raise TrainingError(
             f"the checkpoint is of another adapter; attach the one it was made with:\n  {listed}"
         )
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _copy(tensor) for name, tensor in tensors.items()}
 
 
 def _copy(tensor: Tensor) -> Tensor:

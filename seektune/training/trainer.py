@@ -7,12 +7,12 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from seektune.adapters.inventory import Gate
 from seektune.adapters.shards import is_sharded, whole
@@ -36,6 +36,8 @@ from seektune.training.state import (
 )
 from seektune.training.step import TrainStep
 from seektune.training.window import Window
+from seektune.training.world import accelerator
+from seektune.training.zero import ZeroOptimizer, configure
 from seektune.types import Batch, StepMetrics
 
 logger = logging.getLogger(__name__)
@@ -57,15 +59,8 @@ class Trainer:
         self.gate = gate
         self.settings = settings
         self.device = loaded.device
-        # The base's dtype is the precision (no autocast), and it already lies where it shall train.
-        self.accelerator = Accelerator(
-            mixed_precision="no",
-            device_placement=False,
-            # What rests in a stage gets no gradient, which DDP would wait for.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(stages))],
-        )
-        # State shared in the process: an earlier run may have left it off.
-        self.accelerator.sync_gradients = True
+        idle = any(row.trainable and row.group in ("vision", "aligner") for row in gate.inventory.rows)
+        self.accelerator = accelerator(some_idle=idle or bool(stages))
         self.ranks = Ranks(self.accelerator, self.device)
         self.turns = Turns(loaded, gate, stages)
         spans = [stage.span for stage in stages] or [Span(steps, settings.learning_rate)]
@@ -77,9 +72,11 @@ class Trainer:
             warmup_steps=settings.warmup_steps,
             warmup_ratio=settings.warmup_ratio,
         )
-        self.module, self.optimizer = self.accelerator.prepare(TrainStep(loaded), optimizer)
+        zero = configure(self.accelerator, loaded.model.dtype)
+        self.module, prepared = self.accelerator.prepare(TrainStep(loaded), optimizer)
+        self.optimizer: Any = ZeroOptimizer(self.module) if zero else prepared.optimizer
         self.gate.sharded()
-        if stages and (is_sharded(loaded) or self.accelerator.distributed_type == DistributedType.DEEPSPEED):
+        if stages and (is_sharded(loaded) or zero):
             raise TrainingError(SHARDED_STAGES)
         # torch's own: accelerate's precision is fixed for the whole process by whoever asks first.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.model.dtype == torch.float16)
@@ -141,7 +138,7 @@ class Trainer:
         None where it does not appear again, and of a sharded model, whose processes must not part ways.
         """
         found = None
-        if not is_sharded(self.loaded):
+        if not is_sharded(self.loaded) and not isinstance(self.optimizer, ZeroOptimizer):
             with self._own_random_state(), self.accelerator.no_sync(self.module):
                 found = first_non_finite(
                     self.loaded.model, lambda batch: self._forward(batch)[0], attempt.batches
@@ -155,7 +152,7 @@ class Trainer:
         """
         if self.window is None or not self.step:
             raise TrainingError("there is no state before the first step")
-        parameters, moments, groups = tensors_of(self.module, self.optimizer.optimizer)
+        parameters, moments, groups = tensors_of(self.module, self.optimizer)
         values = {
             "step": self.step,
             "windows": self.seen,
@@ -168,11 +165,16 @@ class Trainer:
             "groups": groups,
             "schedule": {key: self.schedule.state_dict()[key] for key in SCHEDULE},
             "scaler": self.scaler.state_dict(),
-            "gate": self.gate.record(),
+            "gate": self.join_gates(),
             "random": self.ranks.every(random_state(self.device)),
             "surroundings": surroundings(self.device, self.ranks.size),
         }
         return State(parameters, moments, values)
+
+    def join_gates(self) -> dict[str, Any]:
+        """What the gates of all processes have seen of the adapter in use; each knows it from here on."""
+        self.gate.join(self.ranks.every(self.gate.record()))
+        return self.gate.record()
 
     def restore(self, state: State, *, same_run: bool = False) -> None:
         """Go on from `state`; the last window it saw is left to the caller, who has the data.
@@ -184,7 +186,7 @@ class Trainer:
         values = state.values
         self.gate.resume(values["gate"])
         self.turns.forget()
-        restore_tensors(self.module, self.optimizer.optimizer, state)
+        restore_tensors(self.module, self.optimizer, state)
         self.optimizer.zero_grad()
         functions = [None] * len(values["groups"])  # the settings make them
         self.schedule.load_state_dict({**values["schedule"], "lr_lambdas": functions})
@@ -199,7 +201,9 @@ class Trainer:
         then, now = values["surroundings"], surroundings(self.device, self.ranks.size)
         changed = [f"{key} {then.get(key)} → {now[key]}" for key in now if then.get(key) != now[key]]
         if changed and self.ranks.rank == 0:
-            logger.warning("resumed elsewhere (%s): the last bits may differ", "; ".join(changed))
+            share = now["processes"] / then["processes"]
+            differs = "the last bits may differ" if share == 1 else f"a step sees {share:g} times the rows"
+            logger.warning("resumed elsewhere (%s): %s", "; ".join(changed), differs)
 
     def slow_down(self, factor: float) -> None:
         """Multiply every learning rate to come."""
@@ -245,7 +249,11 @@ class Trainer:
                 with nullcontext() if syncs else self.accelerator.no_sync(self.module):
                     loss_sum, _, scored = self._forward(batch)
                     # `weight` is the sum over all ranks already: undo DDP's mean over them.
-                    self.accelerator.backward(self.scaler.scale(loss_sum * (self.ranks.size / weight)))
+                    loss = self.scaler.scale(loss_sum * (self.ranks.size / weight))
+                    if isinstance(self.optimizer, ZeroOptimizer):
+                        self.optimizer.backward(loss, last=syncs)
+                    else:
+                        self.accelerator.backward(loss)
                 losses.append(loss_sum.detach())
                 log_probs.append(scored.detach())
         (total,) = self.ranks.sum(sum(loss.item() for loss in losses))
@@ -261,7 +269,7 @@ class Trainer:
     def _clipped_norm(self) -> float:
         """Norm of the gradients before they were clipped."""
         self.scaler.unscale_(self.optimizer)
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
+        norm = clip_grad_norm_(self.loaded.model.parameters(), self.settings.max_grad_norm)
         return float(whole(norm).item())
 
     def _pass(self, window: Window) -> None:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from seektune.errors import SeektuneError, TrainingError
 from seektune.training.launch import check_launch
@@ -36,6 +37,21 @@ def world() -> tuple[int, int]:
     check_launch(os.environ, on_cpu)
     state = PartialState(cpu=on_cpu, timeout=SILENCE)
     return state.process_index, state.num_processes
+
+
+def accelerator(*, some_idle: bool) -> Accelerator:
+    """What prepares module and optimiser.
+
+    `some_idle` says that parameters may stay without a gradient: a row may have no image, a stage may rest.
+    """
+    replicas = DistributedDataParallelKwargs(
+        broadcast_buffers=False,  # a rotary table may follow the rank's own rows
+        find_unused_parameters=some_idle,
+    )
+    # The base's dtype is the precision (no autocast), and it already lies where it shall train.
+    made = Accelerator(mixed_precision="no", device_placement=False, kwargs_handlers=[replicas])
+    made.sync_gradients = True  # shared in the process: an earlier run may have left it off
+    return made
 
 
 def leave() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import ended, launched, started, train_in_two, wait_for_step, workers
+import torch
+from processes import ACCELERATE, ended, launched, started, train_in_two, wait_for_step, workers
 from safetensors.torch import load_file
 from tiny_runs import tiny_config, write_rows
 from torch.testing import assert_close
@@ -147,3 +149,20 @@ def test_an_error_of_the_first_process_is_said_once_and_ends_all(tmp_path: Path)
     assert launcher.returncode == 1
     assert output.count("error: ") == 1
     assert "rows.jsonl holds no records" in output
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "zero2"])
+def test_the_launch_files_train_on_two_gpus_what_one_does(kind: str, tmp_path: Path) -> None:
+    if kind == "zero2":
+        pytest.importorskip("deepspeed")
+    config = configured(tmp_path, "one", gradient_accumulation_steps=4)
+    launched([sys.executable, "-m", "seektune", "train", str(config)], {"CUDA_VISIBLE_DEVICES": "0"})
+    config = configured(tmp_path, "two", gradient_accumulation_steps=2)
+    file = Path(__file__).parents[2] / "examples" / "launch" / f"{kind}_1x8.yaml"
+    line = ["--config_file", str(file), "--num_processes", "2", "-m", "seektune", "train", str(config)]
+    launched([*ACCELERATE, *line], {})
+    for together, alone in zip(log_of(tmp_path / "two"), log_of(tmp_path / "one"), strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert_close(adapter_of(tmp_path / "two"), adapter_of(tmp_path / "one"), rtol=1e-3, atol=1e-4)

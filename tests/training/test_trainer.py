@@ -88,7 +88,7 @@ def test_the_gradient_is_clipped_and_its_norm_reported_as_it_was(rows: Any, adap
         gradients = [p.grad.flatten() for p in loaded.model.parameters() if p.grad is not None]
         clipped.append(torch.cat(gradients).norm().item())
 
-    trainer.optimizer.optimizer.register_step_pre_hook(watch)
+    trainer.optimizer.register_step_pre_hook(watch)
     metrics = updated(trainer, next(windows(rows.grouped(4), 2)))
     assert metrics.grad_norm > 1e-2
     assert clipped == [pytest.approx(1e-3, rel=1e-3)]
