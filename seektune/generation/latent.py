@@ -12,7 +12,6 @@ width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,26 +22,6 @@ from seektune.adapters.wrap import AdaptedLinear
 from seektune.generation.cache import Pass
 from seektune.ops.multi_lora import Term
 from seektune.ops.paged_attention import Chunk
-
-_NAMES = ("DeepseekV2Attention", "DeepseekV3Attention", "FusedLatentAttention")
-
-
-def latent_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules of a model that have an absorbed form."""
-    return [module for module in model.modules() if type(module).__name__ in _NAMES]
-
-
-@contextmanager
-def absorbed(modules: Sequence[Any]) -> Iterator[None]:
-    """Within the block these attention modules, same objects with all they hold, run the absorbed form."""
-    classes = [module.__class__ for module in modules]
-    for module in modules:
-        module.__class__ = LatentAttention
-    try:
-        yield
-    finally:
-        for module, own in zip(modules, classes, strict=True):
-            module.__class__ = own
 
 
 class LatentAttention(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seektune.generation.adapters import Adapters
 from seektune.generation.cache import KVCache, Scheduled
-from seektune.generation.latent import absorbed, latent_modules
+from seektune.generation.forms import in_forms, step_forms
 from seektune.generation.sequence import Sequence
 from seektune.models.load import Loaded
 
@@ -32,7 +32,7 @@ class PackedRunner:
     def __init__(self, loaded: Loaded, adapters: Adapters, num_pages: int, page_size: int) -> None:
         self._model = loaded.model
         self._adapters = adapters
-        self._latent = latent_modules(loaded.model)
+        self._forms = step_forms(loaded.model)
         self._head = loaded.model.get_output_embeddings()
         self._cache = KVCache(cache_shape(loaded), num_pages, page_size, loaded.model.dtype, loaded.device)
 
@@ -51,10 +51,10 @@ class PackedRunner:
                 last.append(len(ids) - 1)
         device = paged.slots.device
         row, places = torch.tensor([[ids], [positions]], device=device)
-        with self._adapters.using(chunks), absorbed(self._latent):
-            output = self._model.base_model(input_ids=row, position_ids=places, use_cache=False, paged=paged)
         ends = torch.tensor(last, dtype=torch.int64, device=device)
-        logits: Tensor = self._head(output.last_hidden_state[0, ends])
+        with self._adapters.using(chunks), in_forms(self._forms):
+            output = self._model.base_model(input_ids=row, position_ids=places, use_cache=False, paged=paged)
+            logits: Tensor = self._head(output.last_hidden_state[0, ends])
         return done, logits
 
 

@@ -7,7 +7,6 @@ import torch
 from engine_runs import far_adapter, prompts
 
 from seektune.generation.adapters import AttachedAdapters
-from seektune.generation.latent import LatentAttention, absorbed, latent_modules
 from seektune.generation.request import Request
 from seektune.generation.runner import PackedRunner
 from seektune.generation.sequence import Sequence
@@ -61,28 +60,3 @@ def test_rotation_by_halves_is_followed_too() -> None:
     with torch.no_grad():
         whole = loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, [10, 19]]
     torch.testing.assert_close(logits_in_steps(loaded, ids, [11, 9]), whole, rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("attached", [False, True])
-def test_modules_are_themselves_again_after_the_block(attached: bool) -> None:
-    loaded = load_model("tiny/deepseek_v3")
-    if attached:
-        far_adapter(loaded)
-    modules = latent_modules(loaded.model)
-    before = [(type(module), dict(vars(module))) for module in modules]
-    assert len(modules) == 2
-    inside = []
-
-    def fail() -> None:
-        with absorbed(modules):
-            inside.extend(map(type, modules))
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail()
-    assert inside == [LatentAttention] * 2
-    assert [(type(module), dict(vars(module))) for module in modules] == before
-
-
-def test_a_model_without_latent_attention_has_no_such_module() -> None:
-    assert latent_modules(load_model("tiny/llama").model) == []

@@ -1,0 +1,38 @@
+"""y = x Wᵀ + bias for a handful of rows, as decoding has them, without gradients.
+
+On CPU the library's float32 product of 4 to 15 rows takes up to 3.5 times as long as a batched product over
+blocks of outputs, which takes its path for small products (14 rows, 49,152 outputs: 59 ms against 17).
+
+Shapes: T rows, I in, O out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 64
+"""Outputs of one block; at least half as many must divide O."""
+
+FEW = range(4, 16)
+"""Numbers of rows for which blocks are faster."""
+
+
+def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + bias: x (…, I), weight (O, I), bias (O,) → (…, O); any device, dtype and number of rows."""
+    rows, block = x.numel() // x.shape[-1], math.gcd(len(weight), BLOCK)
+    fits = x.dtype == torch.float32 and x.device.type == "cpu" and weight.is_contiguous()
+    if rows not in FEW or not fits or 2 * block < BLOCK or torch.is_grad_enabled():
+        return few_rows_linear_reference(x, weight, bias)
+    blocks = weight.view(-1, block, weight.shape[-1])
+    y = torch.bmm(x.reshape(1, rows, -1).expand(len(blocks), -1, -1), blocks.mT)
+    y = y.transpose(0, 1).reshape(*x.shape[:-1], len(weight))
+    return y if bias is None else y.add_(bias)
+
+
+def few_rows_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The library's own product."""
+    return F.linear(x, weight, bias)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seektune.ops.few_rows_linear import FEW, few_rows_linear, few_rows_linear_reference
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 15, 16, 40])
+@pytest.mark.parametrize("outputs", [64, 96, 192, 50])
+@pytest.mark.parametrize("biased", [False, True])
+def test_blocks_are_no_worse_than_the_librarys_own_rounding(rows: int, outputs: int, biased: bool) -> None:
+    x, weight = torch.randn(1, rows, 200), torch.randn(outputs, 200)
+    bias = torch.randn(outputs) if biased else None
+    exact = few_rows_linear_reference(x.double(), weight.double(), None if bias is None else bias.double())
+    with torch.no_grad():
+        out, plain = few_rows_linear(x, weight, bias), few_rows_linear_reference(x, weight, bias)
+    assert out.shape == plain.shape
+    assert (out - exact).abs().max() <= 2 * (plain - exact).abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_and_gradients_take_the_librarys_product(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(FEW[0], 64, dtype=dtype), torch.randn(64, 64, dtype=dtype)
+    with torch.no_grad():
+        assert torch.equal(few_rows_linear(x, weight), few_rows_linear_reference(x, weight))
+    x.requires_grad_()
+    few_rows_linear(x, weight).sum().backward()
+    assert x.grad is not None
