@@ -67,6 +67,7 @@ class TrainingConfig(Section):
     max_steps: int = -1  # above 0: overrides num_train_epochs
     per_device_train_batch_size: int = Field(8, gt=0)  # samples, as HF counts; they form one ragged row
     gradient_accumulation_steps: int = Field(1, gt=0)
+    auto_find_batch_size: bool = True  # a batch that does not fit into memory is halved, for the same step
     learning_rate: float = Field(1e-4, gt=0)
     lr_scheduler_type: Scheduler = "linear"
     warmup_steps: int = Field(0, ge=0)  # above 0: overrides warmup_ratio

@@ -45,6 +45,7 @@ training:
   warmup_ratio: 0.03
   per_device_train_batch_size: 8
   gradient_accumulation_steps: 1
+  # auto_find_batch_size: false   # else a batch that does not fit into memory is halved; the loss is the same
   max_grad_norm: 1.0
   weight_decay: 0.0
   bf16: false                # the base computes in bfloat16; adapters stay float32

@@ -56,6 +56,7 @@ def train(
     stages: Sequence[StageConfig | Mapping[str, Any]] = _DEFAULT.stages,
     weight_decay: float = _DEFAULT.weight_decay,
     gradient_accumulation_steps: int = _DEFAULT.gradient_accumulation_steps,
+    auto_find_batch_size: bool = _DEFAULT.auto_find_batch_size,
     max_grad_norm: float = _DEFAULT.max_grad_norm,
     gradient_checkpointing: bool = _DEFAULT.gradient_checkpointing,
     gradient_checkpointing_kwargs: Checkpointing | Mapping[str, int] = _DEFAULT.gradient_checkpointing_kwargs,

@@ -55,6 +55,12 @@ def rows_of(
     return tuple(rows)
 
 
+def bad_rows(batch: Batch, log_probs: Tensor) -> list[str]:
+    """The rows of a batch with a log-prob that is not finite."""
+    parts = zip(batch.row_ids, batch.sequences(), strict=True)
+    return [row_id for row_id, part in parts if not log_probs[part].isfinite().all()]
+
+
 def parameters_finite(parameters: Iterable[Tensor]) -> bool:
     """Whether every value of every parameter is finite; waits for the device once."""
     flags = [torch.isfinite(local(parameter.detach())).all() for parameter in parameters]

@@ -98,3 +98,12 @@ def _shape(kind: str, warmup: int, steps: int) -> Callable[[int], float]:
         kind, alone, num_warmup_steps=warmup, num_training_steps=steps
     ).lr_lambdas[0]
     return function
+
+
+def slow_down(schedule: torch.optim.lr_scheduler.LRScheduler, factor: float) -> None:
+    """Multiply every learning rate to come."""
+    schedule.base_lrs = [factor * rate for rate in schedule.base_lrs]
+    schedule._last_lr = [factor * rate for rate in schedule.get_last_lr()]
+    for group in schedule.optimizer.param_groups:
+        group["lr"] *= factor
+        group["initial_lr"] *= factor

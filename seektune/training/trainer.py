@@ -22,8 +22,9 @@ from seektune.models.load import Loaded
 from seektune.training.attempt import Attempt
 from seektune.training.finding import Origin
 from seektune.training.optim import base_rate, optimizer_of
-from seektune.training.probe import first_non_finite
+from seektune.training.probe import bad_rows, first_non_finite
 from seektune.training.ranks import Ranks
+from seektune.training.room import Room
 from seektune.training.schedule import Span, schedule
 from seektune.training.stages import SHARDED_STAGES, Stage, Turns
 from seektune.training.state import (
@@ -35,7 +36,7 @@ from seektune.training.state import (
     tensors_of,
 )
 from seektune.training.step import TrainStep
-from seektune.training.window import Window
+from seektune.training.window import Window, named
 from seektune.training.world import accelerator
 from seektune.training.zero import ZeroOptimizer, configure
 from seektune.types import Batch, StepMetrics
@@ -44,9 +45,6 @@ logger = logging.getLogger(__name__)
 
 SCHEDULE = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 """What a schedule of transformers carries along; the rest of it follows from the settings."""
-
-NAMED_ROWS = 8
-"""Rows an error names before it only counts."""
 
 
 class Trainer:
@@ -80,6 +78,7 @@ class Trainer:
             raise TrainingError(SHARDED_STAGES)
         # torch's own: accelerate's precision is fixed for the whole process by whoever asks first.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=loaded.model.dtype == torch.float16)
+        self.room = Room(splits=settings.auto_find_batch_size and self.ranks.size == 1)
         self.step = 0  # optimiser steps applied
         self.seen = 0  # windows seen; more than steps when float16 gradients overflowed
         self.window: Window | None = None  # the last one
@@ -94,11 +93,11 @@ class Trainer:
         self.turns.enter(self.step)
         weight, tokens = self.ranks.sum(window.weight, window.tokens)
         if not weight > 0:
-            raise TrainingError(f"no token carries loss in {_named(window.row_ids)}: the answers are empty")
-        loss, log_probs = self._backward(window.batches, weight)
+            raise TrainingError(f"no token carries loss in {named(window.row_ids)}: the answers are empty")
+        loss, batches, log_probs = self._backward(window.batches, weight)
         return Attempt(
             window=window,
-            batches=window.batches,
+            batches=batches,
             log_probs=log_probs,
             loss=loss,
             grad_norm=self._clipped_norm(),
@@ -165,6 +164,7 @@ class Trainer:
             "groups": groups,
             "schedule": {key: self.schedule.state_dict()[key] for key in SCHEDULE},
             "scaler": self.scaler.state_dict(),
+            "room": self.room.tokens,
             "gate": self.join_gates(),
             "random": self.ranks.every(random_state(self.device)),
             "surroundings": surroundings(self.device, self.ranks.size),
@@ -192,7 +192,7 @@ class Trainer:
         self.schedule.load_state_dict({**values["schedule"], "lr_lambdas": functions})
         if self.scaler.is_enabled() and values["scaler"]:
             self.scaler.load_state_dict(values["scaler"])
-        self.step, self.seen = values["step"], values["windows"]
+        self.step, self.seen, self.room.tokens = values["step"], values["windows"], values["room"]
         if self.ranks.rank < len(values["random"]):
             restore_random_state(values["random"][self.ranks.rank], self.device)
         if same_run:
@@ -205,14 +205,6 @@ class Trainer:
             differs = "the last bits may differ" if share == 1 else f"a step sees {share:g} times the rows"
             logger.warning("resumed elsewhere (%s): %s", "; ".join(changed), differs)
 
-    def slow_down(self, factor: float) -> None:
-        """Multiply every learning rate to come."""
-        self.schedule.base_lrs = [factor * rate for rate in self.schedule.base_lrs]
-        self.schedule._last_lr = [factor * rate for rate in self.schedule.get_last_lr()]
-        for group in self.optimizer.param_groups:
-            group["lr"] *= factor
-            group["initial_lr"] *= factor
-
     def evaluate(self, batches: Iterable[Batch]) -> float:
         """The same weighted mean loss over all of `batches`, on all ranks, without dropout.
 
@@ -222,7 +214,7 @@ class Trainer:
         loss, total_weight = self.ranks.sum(loss_sum, weight)
         if not math.isfinite(loss):
             rows = [row_id for of_rank in self.ranks.every(bad) for row_id in of_rank]
-            raise NonFiniteError(f"the evaluation loss is not finite in {_named(rows)}")
+            raise NonFiniteError(f"the evaluation loss is not finite in {named(rows)}")
         if not total_weight > 0:
             raise TrainingError("no token of the evaluation rows carries loss: their answers are empty")
         return loss / total_weight
@@ -233,31 +225,44 @@ class Trainer:
         self.module.eval()
         sums, bad = np.zeros(2), []
         for batch in batches:
-            loss_sum, weight, log_probs = self._forward(batch)
-            sums += loss_sum.item(), weight.item()
-            if not math.isfinite(loss_sum.item()):
-                bad += _bad_rows(batch, log_probs)
+            for trial in self.room.trials([batch]):
+                with trial:
+                    outputs = [self._forward(piece) for piece in trial]
+            for piece, (loss_sum, weight, log_probs) in zip(trial.pieces, outputs, strict=True):
+                sums += loss_sum.item(), weight.item()
+                if not math.isfinite(loss_sum.item()):
+                    bad += bad_rows(piece, log_probs)
         return float(sums[0]), float(sums[1]), bad
 
-    def _backward(self, batches: Sequence[Batch], weight: float) -> tuple[float, tuple[Tensor, ...]]:
-        """Gradients of this rank's share of the step's mean loss; the mean over all ranks, and log-probs."""
+    def _backward(
+        self, batches: Sequence[Batch], weight: float
+    ) -> tuple[float, tuple[Batch, ...], tuple[Tensor, ...]]:
+        """Gradients of this rank's share of the step's mean loss.
+
+        The mean over all ranks comes back, the batches in the pieces that fit, and the log-probs of each.
+        """
         self.module.train()
-        losses, log_probs = [], []
-        with self._own_random_state():
-            for index, batch in enumerate(batches, start=1):
-                syncs = index == len(batches)
-                with nullcontext() if syncs else self.accelerator.no_sync(self.module):
-                    loss_sum, _, scored = self._forward(batch)
-                    # `weight` is the sum over all ranks already: undo DDP's mean over them.
-                    loss = self.scaler.scale(loss_sum * (self.ranks.size / weight))
-                    if isinstance(self.optimizer, ZeroOptimizer):
-                        self.optimizer.backward(loss, last=syncs)
-                    else:
-                        self.accelerator.backward(loss)
-                losses.append(loss_sum.detach())
-                log_probs.append(scored.detach())
-        (total,) = self.ranks.sum(sum(loss.item() for loss in losses))
-        return total / weight, tuple(log_probs)
+        for trial in self.room.trials(batches):
+            scored: list[tuple[Tensor, Tensor]] = []
+            with trial, self._own_random_state():
+                for piece in trial:
+                    scored.append(self._forward_and_back(piece, weight, last=piece is trial.pieces[-1]))
+            if trial.failure is not None:
+                self.optimizer.zero_grad()  # a part of the last piece's may be in them
+        (total,) = self.ranks.sum(sum(loss.item() for loss, _ in scored))
+        return total / weight, trial.pieces, tuple(log_probs for _, log_probs in scored)
+
+    def _forward_and_back(self, batch: Batch, weight: float, *, last: bool) -> tuple[Tensor, Tensor]:
+        """Loss sum and log-probs, without what was kept for the backward."""
+        with nullcontext() if last else self.accelerator.no_sync(self.module):
+            loss_sum, _, log_probs = self._forward(batch)
+            # `weight` is the sum over all ranks already: undo DDP's mean over them.
+            loss = self.scaler.scale(loss_sum * (self.ranks.size / weight))
+            if isinstance(self.optimizer, ZeroOptimizer):
+                self.optimizer.backward(loss, last=last)
+            else:
+                self.accelerator.backward(loss)
+        return loss_sum.detach(), log_probs.detach()
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         batch = batch.to(self.device)
@@ -287,14 +292,3 @@ class Trainer:
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
             yield
-
-
-def _bad_rows(batch: Batch, log_probs: Tensor) -> list[str]:
-    """The rows of `batch` with a log-prob that is not finite."""
-    parts = zip(batch.row_ids, batch.sequences(), strict=True)
-    return [row_id for row_id, part in parts if not log_probs[part].isfinite().all()]
-
-
-def _named(row_ids: Sequence[str]) -> str:
-    more = f" and {len(row_ids) - NAMED_ROWS} more rows" if len(row_ids) > NAMED_ROWS else ""
-    return ", ".join(row_ids[:NAMED_ROWS]) + more

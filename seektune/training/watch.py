@@ -16,6 +16,7 @@ from seektune.training.finding import Finding, strongest
 from seektune.training.health import Extras, Health
 from seektune.training.optim import factors
 from seektune.training.probe import Movement, parameters_finite, row_lengths, rows_of
+from seektune.training.schedule import slow_down
 from seektune.training.state import State
 from seektune.training.trainer import Trainer
 from seektune.types import Batch, BatchSource, RoutingProfile, StepMetrics
@@ -106,7 +107,7 @@ class Watch:
         assert state is not None  # `_possible` asks for no other rollback
         self._trainer.restore(state, same_run=True)
         rollbacks = self.health.rollbacks - state.values["health"]["rollbacks"]
-        self._trainer.slow_down(self.health.config.rollback_learning_rate_factor**rollbacks)
+        slow_down(self._trainer.schedule, self.health.config.rollback_learning_rate_factor**rollbacks)
         self._start()
         return state
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -11,6 +11,9 @@ from seektune.types import IGNORE, Batch, BatchSource
 
 Position = tuple[int, int]
 """Index of an epoch and of the batch in it that comes next."""
+
+NAMED_ROWS = 8
+"""Rows an error names before it only counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +58,9 @@ def windows(source: BatchSource, size: int, start: Position = (0, 0)) -> Iterato
             before, seen = seen, seen + len(batches)
             yield Window(batches, index + seen / len(source), (index, before), (index, seen))
         seen = 0
+
+
+def named(row_ids: Sequence[str]) -> str:
+    """Rows as an error names them."""
+    more = f" and {len(row_ids) - NAMED_ROWS} more rows" if len(row_ids) > NAMED_ROWS else ""
+    return ", ".join(row_ids[:NAMED_ROWS]) + more

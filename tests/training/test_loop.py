@@ -43,7 +43,7 @@ def test_every_default_is_the_configurations_own() -> None:
     defaults = TrainingConfig()
     keywords = inspect.signature(train).parameters
     shared = keywords.keys() & TrainingConfig.model_fields.keys()
-    assert len(shared) == 18
+    assert len(shared) == 19
     assert {key: keywords[key].default for key in shared} == {key: getattr(defaults, key) for key in shared}
 
 

@@ -9,7 +9,7 @@ from transformers import get_scheduler
 
 from seektune.config.training import TrainingConfig
 from seektune.errors import ConfigError
-from seektune.training.schedule import Span, planned_spans, planned_steps, schedule
+from seektune.training.schedule import Span, planned_spans, planned_steps, schedule, slow_down
 
 
 class Epoch:
@@ -114,3 +114,18 @@ def test_one_span_is_transformers_own_schedule(kind: str) -> None:
 def test_a_stage_whose_only_step_is_wasted_is_named() -> None:
     with pytest.raises(ConfigError, match=r"stage 2: warm-up .* the only step would move nothing"):
         rates("linear", 3, 1, warmup_ratio=0.1)
+
+
+def test_slowing_down_lowers_every_rate_to_come() -> None:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [parameters[0]], "lr": 1.0}, {"params": [parameters[1]], "lr": 8.0}]
+    optimizer = torch.optim.SGD(groups)
+    schedule_ = schedule(optimizer, "linear", [Span(4, 1.0)], warmup_steps=0, warmup_ratio=0.0)
+    seen = []
+    for step in range(4):
+        if step == 2:
+            slow_down(schedule_, 0.5)
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule_.step()
+    assert seen == [[1, 8], [0.75, 6], [0.25, 2], [0.125, 1]]

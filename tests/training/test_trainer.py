@@ -220,16 +220,6 @@ def test_a_discarded_or_withdrawn_attempt_leaves_no_trace_in_the_next(rows: Any,
     assert torch.equal(run(lambda trainer: trainer.withdraw(trainer.attempt(first))), plain)
 
 
-def test_slowing_down_lowers_every_rate_to_come(rows: Any, adapted: Adapted) -> None:
-    trainer = trainer_of(adapted(), total_steps=4, learning_rate=1.0)
-    window = next(windows(rows.grouped(8), 1))
-    updated(trainer, window)
-    trainer.slow_down(0.5)
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.375]
-    rates = [updated(trainer, window).learning_rate for _ in range(3)]
-    assert rates == pytest.approx([0.375, 0.25, 0.125])
-
-
 def overflow(loaded: Loaded, times: int) -> None:
     """Make the first `times` backward passes overflow."""
     factors = iter([float("inf")] * times)
