@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -136,14 +136,27 @@ class Engine:
         return outputs
 
     def _choose(self, sequences: list[Sequence], logits: Tensor) -> list[Output]:
-        rows = [self._row(sequence) for sequence in sequences]
-        tokens = choose(logits, rows)
-        outputs = []
+        finite = logits.amax(-1).isfinite()
+        outputs = [self._fail(s) for s, fine in zip(sequences, finite.tolist(), strict=True) if not fine]
+        if outputs:
+            sequences = [s for s in sequences if s.finish_reason is None]
+            logits = logits[finite]
+        tokens = choose(logits, [self._row(sequence) for sequence in sequences])
         for index, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             top = sequence.request.sampling.logprobs
             chosen = () if top is None else (logprobs(logits[index], token, top),)
             outputs.append(self._append(sequence, token, chosen))
         return outputs
+
+    def _fail(self, sequence: Sequence) -> Output:
+        """End a sequence whose logits are not finite, and leave nothing of it behind."""
+        sequence.finish_reason = "error"
+        self._runner.clear(self._pages.spoil(sequence.table))
+        self._drop(sequence)
+        who = sequence.request.adapter or "the base model"
+        place = len(sequence.tokens)
+        reason = f"{who} gives logits that are not finite after token {place}: its weights or dtype overflow"
+        return replace(self._output(sequence), error=reason)
 
     def _row(self, sequence: Sequence) -> Row:
         request = sequence.request

@@ -108,6 +108,14 @@ class Pages:
         table.pages.clear()
         table.chain.clear()
 
+    def spoil(self, table: Table) -> list[int]:
+        """Let nobody share what a table holds; returns the pages that no other table has."""
+        for page in table.pages:
+            name = self._name.pop(page, None)
+            if name is not None:
+                del self._page[name]
+        return [page for page in table.pages if self._references[page] == 1]
+
     def _take(self) -> int:
         if self._free:
             return heapq.heappop(self._free)

@@ -25,6 +25,10 @@ class Runner(Protocol):
         """The sequences with nothing left to compute, and (N, V) logits of what follows each of them."""
         ...
 
+    def clear(self, pages: Items[int]) -> None:
+        """Wipe pages that hold what is not finite: a mask does not stop it, as 0 · NaN is NaN."""
+        ...
+
 
 class PackedRunner:
     """Chunks of all sequences as one row (1, T) through the model's own layers, keys and values in pages."""
@@ -57,6 +61,11 @@ class PackedRunner:
             logits: Tensor = self._head(output.last_hidden_state[0, ends])
         return done, logits
 
+    def clear(self, pages: Items[int]) -> None:
+        """As `Runner.clear`."""
+        for pool in (*self._cache.keys, *self._cache.values):
+            pool[list(pages)] = 0
+
 
 class NativeRunner:
     """One sequence per forward with the cache of transformers' own class, for models that do not pack."""
@@ -75,6 +84,9 @@ class NativeRunner:
             _log.warning("%s does not pack: each sequence is a forward of its own", model_type)
         logits = [self._forward(sequence, count) for sequence, count in chunks]
         return [sequence for sequence, _ in chunks], torch.stack(logits)
+
+    def clear(self, pages: Items[int]) -> None:
+        """Nothing lies in pages."""
 
     def _forward(self, sequence: Sequence, count: int) -> Tensor:
         ids = sequence.tokens[sequence.computed : sequence.computed + count]

@@ -10,10 +10,12 @@ from engine_runs import answers, far_adapter, hf_greedy, prompts, text_of, token
 from seektune.config.engine import EngineConfig
 from seektune.errors import AdapterError, ConfigError, ModelError
 from seektune.generation.engine import Engine, stop_ids
+from seektune.generation.generate import encode_prompt
 from seektune.generation.request import Request, Sampling
 from seektune.generation.streaming import decode
 from seektune.models.load import Loaded, load_model
 from seektune.models.tiny import TINY
+from seektune.quickstart.assets import Base, base_folder
 
 LENGTHS = (5, 1, 40, 17, 16, 33)
 TIGHT = EngineConfig(max_num_batched_tokens=16, num_pages=24, page_size=4)  # chunks and preemption
@@ -193,6 +195,54 @@ def test_a_request_that_cannot_be_answered_is_refused_with_the_reason(llama: Loa
     outputs = [output for _ in range(2) for output in engine.step()]
     assert [output.id for output in outputs] == ["0", "0"]  # what was refused left no trace
     assert not engine.has_work
+
+
+@pytest.mark.parametrize("base", ["llama", "deepseek_v3", "deepseek_v32"])
+def test_an_answer_that_is_not_finite_ends_alone_with_the_reason(base: str) -> None:
+    loaded = far_adapter(load_model(f"tiny/{base}"), "bad")
+    expected = {key: tokens_of(out) for key, out in answers(Engine(loaded), requests()).items()}
+    for name, parameter in loaded.model.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.data.fill_(torch.nan)
+    engine = Engine(loaded, config=EngineConfig(num_pages=60, page_size=4))
+    bad = [replace(request, id=f"bad {request.id}", adapter="bad") for request in requests()]
+    got = answers(engine, [*bad, *requests()])
+    for request in bad:
+        (output,) = got[request.id]
+        assert (output.finish_reason, output.tokens) == ("error", ())
+        assert f"bad gives logits that are not finite after token {len(request.prompt)}" in str(output.error)
+    for outputs in (got, answers(engine, requests())):  # pages of the failed ones are used again
+        assert {key: tokens_of(outputs[key]) for key in expected} == expected
+    assert engine.stats.used_pages == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["dense", "moe"])
+def test_real_models_answer_as_transformers_does_but_for_ties(base: Base) -> None:
+    """135M in float32: up to a token whose two best logits are closer than 1e-4 in the reference."""
+    loaded = load_model(base_folder(base), dtype="float32")
+    generator = torch.Generator().manual_seed(0)
+    asked = [f"User: What is {word}?\n\nAssistant:" for word in ("fever", "a heart attack", "asthma", "tea")]
+    ids = [tuple(encode_prompt(loaded, text * (1 + 3 * (i % 2)))) for i, text in enumerate(asked)]
+    ids += [tuple(torch.randint(3, 49_000, (n,), generator=generator).tolist()) for n in (1, 50, 200)]
+    ties = 0
+    sampling = Sampling(max_tokens=24)
+    got = answers(
+        Engine(loaded, config=EngineConfig(max_num_batched_tokens=128)),
+        [Request(id=str(i), prompt=prompt, sampling=sampling) for i, prompt in enumerate(ids)],
+        every=3,
+    )
+    for index, prompt in enumerate(ids):
+        ours, theirs = tokens_of(got[str(index)]), hf_greedy(loaded, prompt, 24, stop_ids(loaded))
+        if ours == theirs:
+            continue
+        place = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+        with torch.no_grad():
+            logits = loaded.model(torch.tensor([[*prompt, *theirs[:place]]])).logits[0, -1]
+        best, second = logits.topk(2).values.tolist()
+        assert best - second < 1e-4, f"prompt {index}, token {place}: {best} against {second}"
+        ties += 1
+    assert ties <= 1, f"{ties} of {len(ids)} answers part at a tie"
 
 
 def test_a_model_that_does_not_pack_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

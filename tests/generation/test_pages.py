@@ -99,3 +99,17 @@ def test_the_longest_unused_prefix_is_given_up_first_and_its_end_before_its_begi
 def test_needed_pages_hold_the_tokens_and_no_page_more(tokens: int, size: int) -> None:
     needed = Pages(1, size).needed(tokens)
     assert (needed - 1) * size < tokens <= needed * size or tokens == needed == 0
+
+
+def test_what_is_spoilt_is_shared_by_nobody_and_only_its_own_pages_are_named() -> None:
+    pages, tokens = Pages(8, SIZE), [1, 2, 3, 4, 5, 6]
+    first, second = Table(), Table()
+    pages.reserve(first, 6)
+    pages.seal(first, tokens, 6)
+    assert pages.share(second, tokens) == 4
+    assert pages.spoil(first) == first.pages[2:]
+    pages.release(first)
+    assert pages.share(Table(), tokens) == 0
+    assert pages.spoil(second) == second.pages
+    pages.release(second)
+    assert pages.available == 8
