@@ -159,6 +159,36 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Model,
+    more: Annotated[list[str] | None, typer.Argument(help="Further adapters, name=folder.")] = None,
+    adapters: Annotated[
+        list[str] | None, typer.Option("--adapters", help="name=folder; more may follow it.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address; any but this machine's own needs API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="File with a line use:KEY or administer:KEY for each key.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin whose pages may call; several times.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="E.g. engine.max_num_seqs=32; several times.")
+    ] = None,
+) -> None:
+    """Serve a model and its adapters over HTTP, as OpenAI's API."""
+    from seektune.config.serving import serve_config
+    from seektune.recipes import serve as recipe
+
+    given = {"host": host, "port": port, "cors_origins": cors_origin or ()}
+    config = serve_config(given, settings or ())
+    recipe.run(model, config=config, adapters=[*(adapters or ()), *(more or ())], api_keys=api_keys)
+
+
+@app.command()
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a page.")] = False,
 ) -> None:

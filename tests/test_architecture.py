@@ -27,7 +27,7 @@ LEVELS = {
 
 # Each foreign library and the only modules (or rooms) that may import it; docs/design.md has the reasons.
 DOORS = {
-    "pydantic": {"config"},
+    "pydantic": {"config", "serving.protocol"},
     "yaml": {"config"},
     "jinja2": {"data.templates.render", "reports"},
     "pyarrow": {"data.sources.decoding", "data.sources.tables", "data.prepared"},
@@ -43,6 +43,10 @@ DOORS = {
     "sklearn": {"evaluation.baselines", "data.profile.match", "data.negatives.make"},
     "scipy": {"evaluation.compare"},
     "packaging": {"recipes.installation"},
+    "fastapi": {"serving.app"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving.server"},
+    "prometheus_client": {"serving.metrics"},
     "rich": {"recipes"},
     "typer": {"cli"},
     "torch": set(LEVELS) - {"types", "config", "errors", "runlog", "cli", "reports", "__main__", "__init__"},

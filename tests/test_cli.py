@@ -28,6 +28,7 @@ def test_the_verbs_are_exactly_these() -> None:
         "diagnose",
         "generate",
         "chat",
+        "serve",
         "doctor",
     ]
 

@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 from seektune.config.adapter import AdapterSpec
 from seektune.config.data import DataConfig
-from seektune.config.section import Section, validated
+from seektune.config.section import Section, override, validated
 from seektune.config.training import PER_STAGE, TrainingConfig
 from seektune.errors import ConfigError
 
@@ -65,8 +65,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(
             f"{path} must be a mapping of keys to values; `seektune init NAME` writes an example"
         )
-    for override in overrides:
-        _apply(tree, override)
+    for text in overrides:
+        override(tree, text)
     return validated(RunConfig, tree, str(path))
 
 
@@ -109,25 +109,3 @@ def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
         for name, child in tree.items()
         for key, value in leaves(child, f"{prefix}.{name}" if prefix else str(name)).items()
     }
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r} is not key=value, for example training.learning_rate=1e-4")
-    *parents, leaf = key.split(".")
-    node = tree
-    for name in parents:
-        if node.get(name) is None:
-            node[name] = {}
-        node = node[name]
-        if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {name} is not a section")
-    node[leaf] = _parse(value, f"override {override!r}")

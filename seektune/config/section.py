@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seektune.errors import ConfigError
@@ -31,6 +32,25 @@ def validated(section: type[S], tree: dict[str, Any], where: str) -> S:
     except ValidationError as error:
         lines = [_explain(section, dict(problem)) for problem in error.errors()]
         raise ConfigError(f"{where}: " + "\n  ".join(["", *lines]).lstrip("\n ")) from None
+
+
+def override(tree: dict[str, Any], text: str) -> None:
+    """Set what `section.key=value` names in plain values; the value is YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {text!r} is not key=value, for example training.learning_rate=1e-4")
+    *parents, leaf = key.split(".")
+    node = tree
+    for name in parents:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {text!r}: {name} is not a section")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r} is not valid YAML: {error}") from None
 
 
 def _explain(section: type[Section], problem: dict[str, Any]) -> str:

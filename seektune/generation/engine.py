@@ -84,6 +84,12 @@ class Engine:
         return bool(self._sequences or self._cancelled)
 
     @property
+    def waiting(self) -> frozenset[str]:
+        """Ids of the requests that wait: a step that fails takes nothing from them."""
+        running = {sequence.request.id for sequence in self._scheduler.running}
+        return frozenset(self._sequences.keys() - running)
+
+    @property
     def stats(self) -> Stats:
         """Where the engine stands."""
         return Stats(

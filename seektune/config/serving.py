@@ -1,0 +1,51 @@
+"""The `serving` section: where the server listens and what one caller may ask of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from seektune.config.engine import EngineConfig
+from seektune.config.section import Section, override, validated
+
+
+def _origin(value: str) -> str:
+    if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?", value):
+        raise ValueError(f"{value!r} is no origin: name each one as scheme://host or scheme://host:port")
+    return value
+
+
+class ServingConfig(Section):
+    """Address and limits of the HTTP server; times in seconds."""
+
+    host: str = "127.0.0.1"  # any other than a loopback address needs API keys
+    port: int = Field(8000, ge=0, le=65535)  # 0: any free one
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()  # pages of these may call
+    max_body_bytes: int = Field(1 << 20, gt=0)
+    max_prompt_tokens: int | None = Field(None, gt=0)  # none: the model's context
+    max_choices: int = Field(16, gt=0)  # answers of one call: n times its prompts
+    max_concurrent_requests: int = Field(256, gt=0)  # answers under way or waiting; more are refused with 429
+    max_connections: int = Field(1024, gt=0)
+    default_max_tokens: int = Field(1024, gt=0)  # of a chat that names no length
+    max_backlog_tokens: int = Field(4096, gt=0)  # a reader that falls further behind is cut off
+    body_timeout: float = Field(20.0, gt=0)  # for the whole body to arrive
+    request_timeout: float = Field(600.0, gt=0)  # from admission to the last token
+    drain_timeout: float = Field(30.0, gt=0)  # for answers under way when the server is asked to end
+
+
+class ServeConfig(Section):
+    """All that `seektune serve` can be told beside models."""
+
+    serving: ServingConfig = ServingConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+def serve_config(settings: dict[str, Any], overrides: Sequence[str] = ()) -> ServeConfig:
+    """`settings` of the serving section and `section.key=value` overrides, validated."""
+    tree: dict[str, Any] = {"serving": dict(settings)}
+    for text in overrides:
+        override(tree, text)
+    return validated(ServeConfig, tree, "settings")

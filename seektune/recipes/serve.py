@@ -1,0 +1,71 @@
+"""`seektune serve`: one base and its adapters behind an OpenAI-compatible HTTP API."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from seektune.adapters.attach import activate
+from seektune.adapters.store import load_adapter
+from seektune.config.serving import ServeConfig
+from seektune.errors import ConfigError
+from seektune.recipes.adapted import open_adapted
+from seektune.serving.auth import read_keys, refuse_open_address
+from seektune.serving.server import open_service, server_of
+
+
+def run(
+    model: str,
+    *,
+    config: ServeConfig,
+    adapters: Sequence[str] = (),
+    api_keys: Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Serve until a signal asks for an end; `adapters` are `name=folder`, a run's or an adapter's.
+
+    A run folder as `model` is its base with its adapter under the run's name. Raises ConfigError before
+    anything is loaded for an address that others can reach while there are no keys.
+    """
+    console = console or Console(highlight=False, markup=False)
+    keys = read_keys(api_keys, os.environ)
+    refuse_open_address(config.serving.host, keys)
+    folders = dict(named(text) for text in adapters)
+    loaded = open_adapted(model)
+    for name, folder in folders.items():
+        load_adapter(loaded, folder, name=name)
+    activate(loaded, None)
+    service = open_service(loaded, config, keys)
+    server = server_of(service)
+    with server.config.bind_socket() as listening:
+        names = [served.name for served in service.names.all()]
+        console.print(page(listening, names, bool(keys.roles)), soft_wrap=True)
+        server.run([listening])
+
+
+def named(text: str) -> tuple[str, Path]:
+    """`name=folder` → both, the folder that of the adapter itself where a run's was given."""
+    name, equals, folder = text.partition("=")
+    if not name or not equals or not folder:
+        raise ConfigError(f"--adapters {text!r} is not name=folder, for example medical=runs/medical")
+    path = Path(folder)
+    return name, path / "adapter" if (path / "run.yaml").exists() else path
+
+
+def page(listening: socket.socket, names: Sequence[str], has_keys: bool) -> str:
+    """What is served, and how to call it."""
+    host, port = listening.getsockname()[:2]
+    reachable = f"[{host}]" if ":" in host else host
+    url = f"http://{reachable}:{port}"
+    key = " -H 'Authorization: Bearer KEY'" if has_keys else ""
+    said = json.dumps({"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]})
+    return (
+        f"serving {', '.join(names)} at {url}/v1 ({'API keys' if has_keys else 'no API key needed here'})\n"
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{said}'\n"
+        "Ctrl-C ends in order: answers under way are finished; twice stops at once"
+    )

@@ -1,0 +1,114 @@
+"""Outputs of the engine → OpenAI's answers, whole or in chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from seektune.generation.request import Output, TokenLogprob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What the answers to one call have in common."""
+
+    id: str
+    model: str  # who answers, with its version
+    chat: bool
+    fingerprint: str
+    tokenizer: Any
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, outputs: Sequence[Output], n: int) -> dict[str, Any]:
+        """The answer in one piece: `outputs` are the complete answers, n for each prompt."""
+        choices = [self._whole_choice(index, output) for index, output in enumerate(outputs)]
+        kind = "chat.completion" if self.chat else "text_completion"
+        return self._frame(kind, choices) | {"usage": usage(outputs, n)}
+
+    def chunk(self, index: int, output: Output, first: bool, offset: int) -> dict[str, Any]:
+        """A piece of a stream: what choice `index` gained, `offset` characters into its answer."""
+        choice: dict[str, Any] = {"index": index}
+        if self.chat:
+            delta = {"role": "assistant"} if first else {}
+            choice |= {"delta": delta | ({"content": output.text} if output.text or first else {})}
+        else:
+            choice |= {"text": output.text}
+        choice["logprobs"] = self._logprobs(output.logprobs, offset)
+        choice["finish_reason"] = output.finish_reason
+        return self._frame(self._chunk_kind, [choice])
+
+    def last_chunk(self, outputs: Sequence[Output], n: int) -> dict[str, Any]:
+        """The chunk of usage at the end of a stream; `outputs` are the last ones of each choice."""
+        return self._frame(self._chunk_kind, []) | {"usage": usage(outputs, n)}
+
+    @property
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk" if self.chat else "text_completion"
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+
+    def _whole_choice(self, index: int, output: Output) -> dict[str, Any]:
+        if self.chat:
+            said: dict[str, Any] = {"message": {"role": "assistant", "content": output.text, "refusal": None}}
+        else:
+            said = {"text": output.text}
+        logprobs = self._logprobs(output.logprobs, 0)
+        return {"index": index, **said, "logprobs": logprobs, "finish_reason": output.finish_reason}
+
+    def _logprobs(self, chosen: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+        if not chosen:
+            return None
+        if self.chat:
+            content = [
+                self._said(one.token, one.logprob) | {"top_logprobs": [self._said(*pair) for pair in one.top]}
+                for one in chosen
+            ]
+            return {"content": content, "refusal": None}
+        tokens = [self._token(one.token) for one in chosen]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [_finite(one.logprob) for one in chosen],
+            "top_logprobs": [{self._token(t): _finite(value) for t, value in one.top} for one in chosen],
+            "text_offset": list(_offsets(tokens, offset)),
+        }
+
+    def _said(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self._token(token)
+        whole = "\ufffd" not in text  # else the token is a part of a character
+        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
+
+    def _token(self, token: int) -> str:
+        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+
+
+def usage(outputs: Sequence[Output], n: int) -> dict[str, Any]:
+    """Tokens of a call; a prompt with n answers counts once."""
+    prompt = sum(output.prompt_tokens for output in outputs[::n])
+    cached = sum(output.cached_tokens for output in outputs[::n])
+    answered = sum(output.completion_tokens for output in outputs)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answered,
+        "total_tokens": prompt + answered,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, -9999.0)  # OpenAI's word for impossible: JSON has no −∞
+
+
+def _offsets(tokens: Sequence[str], offset: int) -> Iterator[int]:
+    for token in tokens:
+        yield offset
+        offset += len(token)

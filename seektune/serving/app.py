@@ -1,0 +1,158 @@
+"""The HTTP API: OpenAI's routes, adapters, health and metrics, every one of them behind the guard."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from seektune.config.serving import ServingConfig
+from seektune.errors import SeektuneError
+from seektune.serving.auth import Guard, Keys, administers, response_of
+from seektune.serving.completions import Answering
+from seektune.serving.limits import body_of
+from seektune.serving.metrics import Metrics
+from seektune.serving.protocol import ChatBody, TextBody, read
+from seektune.serving.refusal import Refusal, shown
+from seektune.serving.served import Names, Served
+from seektune.serving.strict_json import parse
+from seektune.serving.worker import Worker
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes work with."""
+
+    worker: Worker
+    names: Names
+    answering: Answering
+    metrics: Metrics
+    config: ServingConfig
+    keys: Keys
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application; its lifespan starts the engine's thread and ends it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        yield
+        service.worker.stop(timeout=10)
+        service.answering.close()
+
+    app = FastAPI(
+        title="seektune",
+        lifespan=lifespan,
+        openapi_url=None,  # bodies are read strictly, past what FastAPI could describe
+        redirect_slashes=False,
+        middleware=_middleware(service),
+    )
+    _answer_errors(app, service.metrics)
+    _add_openai(app, service)
+    _add_state(app, service)
+    return app
+
+
+def _middleware(service: Service) -> list[Middleware]:
+    guard = Middleware(Guard, keys=service.keys, metrics=service.metrics)
+    if not service.config.cors_origins:
+        return [guard]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(service.config.cors_origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type"],
+    )
+    return [cors, guard]  # a browser's preflight carries no key
+
+
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
+    def refuse(refusal: Refusal) -> JSONResponse:
+        metrics.refused(refusal.status)
+        return response_of(refusal)
+
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        return refuse(error if isinstance(error, Refusal) else Refusal(str(error)))
+
+    async def no_route(call: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        asked = f"{call.method} {shown(call.url.path)}"
+        return refuse(Refusal(f"{asked}: {error.detail}", error.status_code, headers=error.headers))
+
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        return refuse(Refusal(f"the server failed ({type(error).__name__}): see its log", 500))
+
+    app.add_exception_handler(SeektuneError, refused)
+    app.add_exception_handler(HTTPException, no_route)
+    app.add_exception_handler(Exception, failed)
+
+
+def _add_openai(app: FastAPI, service: Service) -> None:
+    async def tree(call: Request) -> Any:
+        return parse(await body_of(call, service.config))
+
+    @app.post("/v1/chat/completions")
+    async def chat(call: Request) -> Response:
+        """Answer a conversation."""
+        return await service.answering.chat(read(ChatBody, await tree(call)), call)
+
+    @app.post("/v1/completions")
+    async def complete(call: Request) -> Response:
+        """Continue texts."""
+        return await service.answering.complete(read(TextBody, await tree(call)), call)
+
+    started = int(time.time())
+
+    def card(served: Served) -> dict[str, Any]:
+        parent = None if served.adapter is None else service.names.base
+        return {
+            "id": served.name,
+            "object": "model",
+            "created": started,
+            "owned_by": "seektune",
+            "root": served.id,
+            "parent": parent,
+        }
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The base and the adapters that can be named as `model`."""
+        return {"object": "list", "data": [card(served) for served in service.names.all()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """One of them."""
+        with service.names.serving(name) as served:
+            return card(served)
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the engine's thread lives."""
+        if not service.worker.alive:
+            raise Refusal("the engine has ended", 503)
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        """Whether a request sent now would be answered: the engine is asked and says so."""
+        await service.worker.call(lambda: None)
+        return {"status": "ready"}
+
+    @app.get("/metrics", dependencies=[Depends(administers)])
+    async def metrics() -> Response:
+        """Prometheus' text form."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

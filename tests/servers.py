@@ -1,0 +1,82 @@
+"""Real servers on tiny models, and adapters that sign what they answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import torch
+
+from seektune.adapters.attach import attach
+from seektune.adapters.store import save_adapter
+from seektune.config.adapter import AdapterSpec
+from seektune.config.serving import serve_config
+from seektune.models.load import Loaded, load_model
+from seektune.serving.app import Service
+from seektune.serving.auth import Keys, read_keys
+from seektune.serving.server import open_service, server_of
+
+USE, ADMINISTER = "use-0123456789abcdef", "adm-0123456789abcdef"
+KEYS = read_keys(None, {"SEEKTUNE_API_KEYS": f"use:{USE},administer:{ADMINISTER}"})
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers."""
+
+    url: str
+    service: Service
+    closing: ExitStack  # clients
+
+    def openai(self, key: str = "none", **options: Any) -> openai.OpenAI:
+        settings = {"max_retries": 0, "timeout": 120.0} | options
+        return self.closing.enter_context(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **settings))
+
+    def call(self, method: str, path: str, key: str = "", **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers |= options.pop("headers", {})
+        return httpx.request(method, self.url + path, headers=headers, timeout=120, **options)
+
+
+@contextmanager
+def running(loaded: Loaded, keys: Keys | None = None, *overrides: str, **serving: Any) -> Iterator[Running]:
+    """A server in a thread of its own, ended in order."""
+    service = open_service(loaded, serve_config({"port": 0} | serving, overrides), keys or Keys())
+    server = server_of(service)
+    with server.config.bind_socket() as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            with ExitStack() as closing:
+                yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", service, closing)
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def signing_adapter(folder: Path, letter: str, base: str = "tiny/llama", length: int = 12) -> Path:
+    """An adapter of `base` taught to answer anything with `letter` alone."""
+    loaded = attach(load_model(base), AdapterSpec(r=4, lora_alpha=16, target_modules=["attention", "dense"]))
+    trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    [token] = loaded.tokenizer(letter, add_special_tokens=False)["input_ids"]
+    rng = torch.Generator().manual_seed(ord(letter))
+    optimizer = torch.optim.AdamW(trained, lr=2e-2)
+    for _ in range(60):
+        prompt = torch.randint(0, 264, (16, 24), generator=rng)
+        rows = torch.cat([prompt, torch.full((16, length), token)], dim=1)
+        logits = loaded.model(rows[:, :-1], use_cache=False).logits[:, -length:]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, -length:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return save_adapter(loaded, folder / letter)

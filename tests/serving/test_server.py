@@ -1,0 +1,83 @@
+"""A real process: addresses, and what signals do."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from seektune.config.serving import serve_config
+from seektune.errors import ConfigError
+from seektune.models.load import load_model
+from seektune.serving.auth import Keys
+from seektune.serving.server import open_service
+
+LONG = {"model": "tiny/llama", "prompt": "x", "ignore_eos": True, "stream": True, "temperature": 0}
+
+
+@contextmanager
+def process(arguments: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "seektune", "serve", "tiny/llama", "--port", "0", *arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as server:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://\S+:\d+", server.stdout.readline())
+            assert found
+            yield server, found.group()
+        finally:
+            server.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_answers_come_to_their_end_and_takes_no_new_ones(number: signal.Signals):
+    with process() as (server, url):
+        body = LONG | {"max_tokens": 600}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            server.send_signal(number)
+            rest = list(lines)
+        assert rest[-2:] == ["data: [DONE]", ""]
+        assert '"finish_reason":"length"' in "".join(rest)
+        assert server.wait(60) in (-number, 128 + number, 130)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+
+
+def test_a_second_signal_stops_at_once():
+    with process(["--set", "serving.drain_timeout=600"]) as (server, url):
+        body = LONG | {"max_tokens": 4000, "n": 16}
+
+        def read() -> None:
+            with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
+                started.set()
+                with pytest.raises(httpx.RemoteProtocolError):
+                    answer.read()
+
+        started = threading.Event()
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert started.wait(60)
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(1)
+        except subprocess.TimeoutExpired:
+            server.send_signal(signal.SIGTERM)
+        assert server.wait(30) != 0
+        reader.join(60)
+
+
+def test_an_open_address_without_keys_is_refused():
+    with pytest.raises(ConfigError, match="there are no API keys"):
+        open_service(load_model("tiny/llama"), serve_config({"host": "0.0.0.0"}), Keys())
