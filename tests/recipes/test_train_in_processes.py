@@ -12,13 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-from processes import ACCELERATE, ended, launched, started, train_in_two, wait_for_step, workers
+from processes import (
+    ACCELERATE,
+    ended,
+    launched,
+    run_script,
+    started,
+    train_in_two,
+    wait_for_step,
+    workers,
+)
 from safetensors.torch import load_file
+from sharded_runs import WORKER, options
 from tiny_runs import tiny_config, write_rows
 from torch.testing import assert_close
 
 from seektune.config.run import dump_config, load_config
-from seektune.recipes import train
+from seektune.recipes import evaluate, train
 
 SETTINGS = {"max_steps": 6, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 1, "eval_steps": 3}
 MODELS = {
@@ -149,6 +159,30 @@ def test_an_error_of_the_first_process_is_said_once_and_ends_all(tmp_path: Path)
     assert launcher.returncode == 1
     assert output.count("error: ") == 1
     assert "rows.jsonl holds no records" in output
+
+
+SHARDED = """
+from rich.console import Console
+from seektune.config.run import load_config
+from seektune.recipes import train
+shard()
+train.run(load_config(folder / "two.yaml"), console=Console(width=300))
+worlds.leave()
+"""
+
+
+@pytest.mark.slow
+def test_a_sharded_run_leaves_the_same_adapter_and_its_accuracy_to_evaluate(tmp_path: Path) -> None:
+    one = train.run(load_config(configured(tmp_path, "one", gradient_accumulation_steps=4)))
+    configured(tmp_path, "two", gradient_accumulation_steps=2)
+    (tmp_path / "rows.json").write_text("[]")
+    output = run_script(tmp_path, WORKER + SHARDED, str(tmp_path), json.dumps(options()))
+    two = tmp_path / "two"
+    assert f"its accuracy: seektune evaluate {two}" in output
+    assert not (two / "evaluation.json").exists()
+    evaluate.run(two)
+    (two / "memory.json").write_bytes((one / "memory.json").read_bytes())  # predicted for a whole model
+    alike(two, one)
 
 
 @pytest.mark.gpu
