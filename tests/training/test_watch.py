@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from health_runs import RARE, adapted, row, rows
+from processes import run_script
 
 from seektune.config.training import HealthConfig
 from seektune.data.batches import Batches
@@ -261,3 +264,64 @@ def test_float16_overflows_are_logged_and_a_scale_that_keeps_falling_is_told(
     (found,) = [f for m in seen for f in findings(m)]
     assert (found.kind, found.action) == ("loss_scale", "warn")
     assert found.change == ("training.fp16: false", "training.bf16: true")
+
+
+IN_TWO = """
+import json, math, sys
+from pathlib import Path
+import torch
+from health_runs import adapted, rows
+from seektune.config.training import HealthConfig
+from seektune.data.batches import Batches
+from seektune.errors import NonFiniteError
+from seektune.training.loop import train
+from seektune.training.world import leave, world
+from test_watch import poisoned, with_poison
+
+rank, size = world()
+policy, index = sys.argv[1], int(sys.argv[2])
+loaded = with_poison("deepseek_v3")
+samples = tuple(poisoned(rows("labels", 32), index))
+batches = Batches(samples=samples, batch_size=2, rank=rank, world_size=size, shuffle=False)
+run = train(loaded, batches, max_steps=6, learning_rate=1e-3, health=HealthConfig(non_finite=policy),
+            eval_batches=Batches(samples=samples[:8], batch_size=2, rank=rank, world_size=size), eval_steps=3)
+seen = []
+try:
+    for metrics in run:
+        seen.append(metrics)
+        if metrics.step == 2:
+            run.state()
+    ended = ""
+except NonFiniteError as error:
+    ended = str(error)
+told = [finding for metrics in seen for finding in metrics.findings]
+lines = [[m.step, m.applied, repr(m.loss), m.tokens] for m in seen]
+facts = [lines, ended, json.dumps(told)]
+everywhere = [None] * size
+torch.distributed.all_gather_object(everywhere, facts)
+assert everywhere[0] == everywhere[1], everywhere
+names = {row["row_id"] for finding in told for row in finding["rows"]}
+assert names == {f"rows.jsonl:{index + 1}"}, names
+assert {finding["origin"]["module"] for finding in told} == {"model.embed_tokens.weight"}
+steps = [(m.step, m.applied) for m in seen]
+broken = next(step for step, applied in steps if not applied)
+if policy == "skip":
+    assert steps.count((broken, False)) == 1 and steps[-1] == (6, True)
+elif policy == "stop":
+    assert steps[-1] == (broken, False) and "the run stops here" in ended
+else:
+    assert [f["action"] for f in told] == ["rollback", "rollback", "stop"]
+leave()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["skip", "stop", "rollback"])
+@pytest.mark.parametrize("index", [16, 18])
+def test_two_processes_decide_alike_whoever_has_the_broken_row(
+    policy: str, index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    run_script(tmp_path, IN_TWO, policy, str(index))
