@@ -67,6 +67,9 @@ class Saver:
             raise error
 
     def _write(self, state: State, eval_loss: float | None) -> None:
+        if not state.finite:  # it would be the newest, from which runs go on
+            logger.warning("step %d: the adapter is not finite, so no checkpoint is written", state.step)
+            return
         checkpoint.write(state, self._root, eval_loss=eval_loss)
         self._losses[state.step] = math.inf if eval_loss is None else eval_loss
         # What lies ahead of this step was passed over on resuming: it is replaced when its step comes.

@@ -43,6 +43,11 @@ class State:
         """Optimiser steps applied so far."""
         return int(self.values["step"])
 
+    @property
+    def finite(self) -> bool:
+        """Whether a run can go on from it: every value of the adapter is a number."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.parameters.values())
+
 
 def tensors_of(
     module: nn.Module, optimizer: torch.optim.Optimizer | ZeroOptimizer

@@ -118,7 +118,7 @@ class Watch:
         self._trained = [p for p in self._loaded.model.parameters() if p.requires_grad]
 
     def _keep(self, state: State) -> None:
-        if self._goes_back:
+        if self._goes_back and state.finite:
             self._kept = state
 
     def _possible(self, found: tuple[Finding, ...]) -> tuple[Finding, ...]:

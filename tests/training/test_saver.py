@@ -41,6 +41,19 @@ def test_without_evaluations_only_the_newest_are_kept(tmp_path: Path) -> None:
             assert kept(tmp_path) == [step]
 
 
+def test_a_state_that_is_not_finite_never_becomes_the_newest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = State({"a": torch.tensor([1.0, float("nan")])}, {}, {"step": 2})
+    with Saver(tmp_path, keep=1) as saver:
+        saver.save(state_of(1))
+        saver.save(broken)
+    assert kept(tmp_path) == [1]
+    assert saver.failure is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "step 2: the adapter is not finite, so no checkpoint is written"
+
+
 def test_the_best_is_remembered_by_the_next_process(tmp_path: Path) -> None:
     with Saver(tmp_path, keep=1) as saver:
         saver.save(state_of(1), eval_loss=0.4)

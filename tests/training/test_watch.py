@@ -156,6 +156,23 @@ def test_every_rollback_lowers_the_rate_and_one_too_many_stops_where_the_state_c
     assert run.state().step == 5
 
 
+def test_a_rollback_passes_over_a_state_whose_adapter_is_broken_itself() -> None:
+    loaded = adapted("deepseek_v3")
+    run = run_of(loaded, rows("labels", 32), max_steps=6, health={"non_finite": "rollback"})
+    seen = list(islice(run, 2))
+    run.state()
+    seen += islice(run, 2)
+    with torch.no_grad():
+        next(p for p in loaded.model.parameters() if p.requires_grad).fill_(math.nan)
+    assert not run.state().finite
+    seen += run
+    assert [m.step for m in seen] == [1, 2, 3, 4, 5, 3, 4, 5, 6]
+    (found,) = [finding for m in seen for finding in findings(m)]
+    assert found.origin is not None
+    assert found.origin.what == "parameter"
+    assert bool(torch.isfinite(trained(loaded)).all())
+
+
 def test_without_a_state_to_go_back_to_a_rollback_stops_and_says_so() -> None:
     run = run_of(with_poison("llama"), poisoned(rows("labels", 16), 9), health={"non_finite": "rollback"})
     _, error = until_it_stops(run)
