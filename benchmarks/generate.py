@@ -253,7 +253,7 @@ def adapter_folder() -> Path:
         generator = torch.Generator().manual_seed(0)
         for name, parameter in loaded.model.named_parameters():
             if parameter.requires_grad and name.endswith("_B"):
-                parameter.data.normal_(std=0.002, generator=generator)
+                parameter.data.normal_(std=0.0003, generator=generator)
         st.save_adapter(loaded, folder)
     return folder
 

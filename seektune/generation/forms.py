@@ -12,8 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from seektune.adapters.fused import FusedAttention, FusedMLP
+from seektune.adapters.wrap import AdaptedLinear
 from seektune.generation.latent import LatentAttention
 from seektune.ops.few_rows_linear import few_rows_linear
+from seektune.ops.multi_lora import multi_lora_
 
 Form = tuple[nn.Module, type[nn.Module]]
 
@@ -26,13 +29,27 @@ class FewRowsLinear(nn.Linear):
         return few_rows_linear(input, self.weight, self.bias)
 
 
+class FewRowsAdaptedLinear(AdaptedLinear):
+    """An adapted linear whose base is one for few rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, I) → (…, O)."""
+        if self.mixed:
+            return super().forward(x)
+        y: Tensor = self.base_layer(x)
+        multi_lora_(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), self.terms())
+        return y
+
+
 def step_forms(model: nn.Module) -> list[Form]:
     """The modules of a model that have a form for steps, and that form."""
-    return [
-        (module, form)
-        for module in model.modules()
-        if (form := _FORMS.get(type(module).__name__)) is not None
-    ]
+    forms: list[Form] = []
+    for module in model.modules():
+        if isinstance(module, FusedMLP | FusedAttention):
+            forms.append((module, module.unfused))  # it calls its linears, which have forms of their own
+        elif (form := _FORMS.get(type(module).__name__)) is not None:
+            forms.append((module, form))
+    return forms
 
 
 @contextmanager
@@ -51,6 +68,7 @@ def in_forms(forms: Sequence[Form]) -> Iterator[None]:
 
 _FORMS: dict[str, type[nn.Module]] = {
     "Linear": FewRowsLinear,
+    "AdaptedLinear": FewRowsAdaptedLinear,
     "DeepseekV2Attention": LatentAttention,
     "DeepseekV3Attention": LatentAttention,
     "FusedLatentAttention": LatentAttention,

@@ -4,7 +4,8 @@ import pytest
 import torch
 from engine_runs import far_adapter
 
-from seektune.generation.forms import FewRowsLinear, in_forms, step_forms
+from seektune.adapters.fused import FusedMLP
+from seektune.generation.forms import FewRowsAdaptedLinear, FewRowsLinear, in_forms, step_forms
 from seektune.generation.latent import LatentAttention
 from seektune.models.load import load_model
 
@@ -42,3 +43,16 @@ def test_every_linear_of_a_model_takes_its_form_and_the_head_too() -> None:
         with in_forms(forms):
             assert type(loaded.model.lm_head) is FewRowsLinear
             torch.testing.assert_close(loaded.model.lm_head(x), plain)
+
+
+@pytest.mark.parametrize("base", ["llama", "deepseek_v3"])
+def test_an_attached_adapter_computes_the_same_in_the_forms(base: str) -> None:
+    loaded = far_adapter(load_model(f"tiny/{base}", dtype="float64"))
+    forms = [(module, form) for module, form in step_forms(loaded.model) if form is not LatentAttention]
+    assert any(isinstance(module, FusedMLP) for module, _ in forms)
+    assert any(form is FewRowsAdaptedLinear for _, form in forms)
+    ids = torch.randint(3, 250, (1, 7))
+    with torch.no_grad():
+        plain = loaded.model(input_ids=ids, use_cache=False).logits
+        with in_forms(forms):
+            torch.testing.assert_close(loaded.model(input_ids=ids, use_cache=False).logits, plain)
