@@ -116,7 +116,7 @@ def test_a_renamed_folder_and_another_format_are_refused(tmp_path: Path) -> None
         name: checkpoint._facts(later / name) for name in json.loads((later / "manifest.json").read_text())
     }
     (later / "manifest.json").write_text(checkpoint._canonical(manifest))
-    with pytest.raises(TrainingError, match="format 99, this version reads 1"):
+    with pytest.raises(TrainingError, match="format 99, this version reads 2"):
         checkpoint.read(later)
 
 
