@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ FILES = (CONFIG, WEIGHTS, COMPACT, MANIFEST)
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 _MAX_JSON = 16 << 20  # bytes; a config that names every expert of 61 layers has a hundredth
 _MAX_HEADER = 64 << 20  # bytes of a safetensors header
+_MAX_PATTERNS, _MAX_PATTERN = 512, 2000  # number, and characters of one
 
 
 def real_folder(folder: Path, root: Path | str | None) -> Path:
@@ -91,6 +93,32 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise AdapterError(f"{path} must hold an object of keys and values")
     return content
+
+
+def refuse_costly_patterns(folder: Path, patterns: Iterable[str]) -> None:
+    """Refuse regular expressions that may run for ages on a name, all threads waiting.
+
+    At most 512; each with at most 4 quantifiers and groups, no quantifier on a group and no flag.
+    """
+    patterns = list(patterns)
+    if len(patterns) > _MAX_PATTERNS:
+        raise AdapterError(f"{folder} has {len(patterns)} patterns where at most {_MAX_PATTERNS} are allowed")
+    for pattern in patterns:
+        if _is_costly(pattern):
+            raise AdapterError(
+                f"{folder}: the regular expression {pattern[:80]!r} may take too long to match: name the "
+                "modules in a list"
+            )
+
+
+def _is_costly(pattern: str) -> bool:
+    """Counted generously: what looks like a quantifier within odd brackets counts as one."""
+    bare = re.sub(r"\\.", "x", pattern, flags=re.DOTALL)  # escapes and classes stand for one character
+    flags = re.search(r"\(\?(?!:)", bare)  # they could hide the rest, as comments do
+    bare = re.sub(r"\[[^\]]*\]", "x", bare.replace("(?:", "("))
+    freedoms = len(re.findall(r"[*+?{(]", bare))
+    nested = re.search(r"\)[*+?{]", bare)
+    return bool(flags or nested or freedoms > 4 or bare.count("|") > 32 or len(pattern) > _MAX_PATTERN)
 
 
 def content_hash(folder: Path, spec: Mapping[str, Any]) -> str:

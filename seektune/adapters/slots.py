@@ -7,21 +7,16 @@ the one that runs the model.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from seektune.adapters.attach import Delta, unwrap, wrap
-from seektune.adapters.experts import ExpertsLowRank
-from seektune.adapters.lowrank import LowRank
+from seektune.adapters.attach import unwrap, wrap
+from seektune.adapters.checked import TEXT_GROUPS, Checked, check_adapter
 from seektune.adapters.resident import Current, ResidentExperts, ResidentLinears
-from seektune.adapters.store import Limits, read_adapter
+from seektune.adapters.store import Limits
 from seektune.adapters.wrap import AdaptedLinear
 from seektune.errors import AdapterError
 from seektune.models.load import Loaded
@@ -29,16 +24,12 @@ from seektune.models.sites import all_sites
 from seektune.ops.multi_expert_lora import ExpertLora
 from seektune.ops.multi_lora import Mix, mix_rows
 
-_TEXT = ("attention", "dense", "shared", "routed")
-_VERSION_DIGITS = 16  # of the content hash in a key
-
 
 @dataclass(frozen=True, eq=False)
 class Staged:
     """An adapter whose matrices lie in a slot that no row uses yet."""
 
     key: str  # name@version
-    folder: Path
     content_hash: str
     bytes: int
     slot: int
@@ -74,7 +65,7 @@ class Slots:
         self._linears: dict[str, ResidentLinears] = {}
         self._experts: dict[str, ResidentExperts] = {}
         for site in all_sites(loaded.model, loaded.family):
-            if site.group in _TEXT:
+            if site.group in TEXT_GROUPS:
                 self._adopt(site.name)
         self._free = list(range(max_slots))
         self._bytes = 0
@@ -92,29 +83,40 @@ class Slots:
         """Bytes of the staged, published and draining adapters."""
         return self._bytes
 
+    def holders(self, key: str) -> int:
+        """How many requests hold the adapter; 0 where it is not resident."""
+        resident = self._residents.get(key)
+        return 0 if resident is None else resident.holders
+
+    def room_for(self, size: int) -> bool:
+        """Whether a slot and `size` bytes are free now."""
+        return bool(self._free) and (self.max_bytes is None or self._bytes + size <= self.max_bytes)
+
     def prepare(
         self, folder: Path | str, name: str, *, root: Path | str | None = None, timeout: float = 0.0
     ) -> Staged:
-        """Read and check an adapter folder and put its matrices in a free slot; on any thread.
+        """`check` and `stage` in one; on any thread."""
+        return self.stage(self.check(folder, name, root=root), timeout)
 
-        Waits up to `timeout` seconds for a slot and memory. Raises AdapterError with the reason when it does
-        not fit the base, the limits or the room there is; nothing has changed then.
+    def check(self, folder: Path | str, name: str, *, root: Path | str | None = None) -> Checked:
+        """Read an adapter folder; AdapterError when it does not fit the base or the limits; on any thread."""
+        limits = Limits(self.max_rank, self.max_bytes, simple_patterns=True)
+        return check_adapter(self._loaded, folder, name, root=root, limits=limits)
+
+    def stage(self, checked: Checked, timeout: float = 0.0) -> Staged:
+        """Copy the matrices to a free slot, waiting up to `timeout` seconds for one and for memory.
+
+        On any thread. Raises AdapterError when there is no room; nothing has changed then.
         """
-        if not re.fullmatch(r"[\w.+-]{1,128}", name):
-            raise AdapterError(f"{name!r} cannot name an adapter: use 1 to 128 letters, digits, . _ + and -")
-        stored = read_adapter(self._loaded, folder, root=root, limits=Limits(self.max_rank, self.max_bytes))
-        self._refuse_sites(Path(folder), stored.deltas)
-        key = f"{name}@{stored.content_hash[:_VERSION_DIGITS]}"
-        matrices = {site: _matrices(delta, self._loaded.model.dtype) for site, delta in stored.deltas.items()}
-        if wrong := [site for site, four in matrices.items() if not all(t.isfinite().all() for t in four)]:
-            raise AdapterError(f"{folder} overflows in {self._loaded.model.dtype}: {', '.join(wrong)}")
-        size = sum(matrix.nbytes for four in matrices.values() for matrix in four)
-        slot = self._reserve(key, size, timeout)
+        slot = self._reserve(checked.key, checked.bytes, timeout)
         try:
-            return self._stage(key, Path(folder), stored.content_hash, size, slot, stored.deltas, matrices)
+            for site, (a, b) in checked.linears.items():
+                self._linears[site].stage(slot, a, b)
         except BaseException:
-            self._give_back(slot, size)
+            self._give_back(slot, checked.bytes)
             raise
+        ranks = {site: len(a) for site, (a, _) in checked.linears.items()}
+        return Staged(checked.key, checked.content_hash, checked.bytes, slot, ranks, checked.experts)
 
     def discard(self, staged: Staged) -> None:
         """Give up a staged adapter that will not be published; on any thread."""
@@ -199,43 +201,12 @@ class Slots:
         else:
             wrapper.resident = self._experts[site] = ResidentExperts(self._current, [None] * self.max_slots)
 
-    def _refuse_sites(self, folder: Path, deltas: Mapping[str, Delta]) -> None:
-        if outside := sorted(deltas.keys() - self._linears.keys() - self._experts.keys()):
-            raise AdapterError(
-                f"{folder} adapts {outside[0]} ({len(outside)} such sites), which sees images, not the rows "
-                "of a request: attach the adapter alone, or train it on text modules only"
-            )
-
-    def _stage(
-        self,
-        key: str,
-        folder: Path,
-        content_hash: str,
-        size: int,
-        slot: int,
-        deltas: Mapping[str, Delta],
-        matrices: Mapping[str, tuple[Tensor, ...]],
-    ) -> Staged:
-        ranks, experts = {}, {}
-        for site, delta in deltas.items():
-            if isinstance(delta, ExpertsLowRank):
-                gate_up_a, gate_up_b, down_a, down_b = matrices[site]
-                places = tuple(delta.slots.tolist())
-                experts[site] = ExpertLora(gate_up_a, gate_up_b, down_a, down_b, places)
-            else:
-                ranks[site] = delta.r
-                a, b = matrices[site]
-                self._linears[site].stage(slot, a, b.t())
-        return Staged(key, folder, content_hash, size, slot, ranks, experts)
-
     def _reserve(self, key: str, size: int, timeout: float) -> int:
         most = self.max_bytes
         if most is not None and size > most:
             raise AdapterError(f"adapter {key} needs {size:,} bytes, more than all adapters may: {most:,}")
         with self._changed:
-            if not self._changed.wait_for(
-                lambda: bool(self._free) and (most is None or self._bytes + size <= most), timeout
-            ):
+            if not self._changed.wait_for(lambda: self.room_for(size), timeout):
                 full = f"all {self.max_slots} slots are taken" if not self._free else "the memory is taken"
                 raise AdapterError(
                     f"there is no room for adapter {key} ({size:,} bytes): {full} by "
@@ -267,17 +238,3 @@ class Slots:
             mix = mix_rows([self.slot_of(key) for key in rows], counts, self._loaded.device)
             self._last = (rows, counts, mix)
         return self._last[2]
-
-
-def _matrices(delta: Delta, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """A and B of a linear, or of an expert's two products; B scaled."""
-    pairs = (
-        [(delta.lora_A, delta.lora_B)]
-        if isinstance(delta, LowRank)
-        else [(delta.gate_up_A, delta.gate_up_B), (delta.down_A, delta.down_B)]
-    )
-    fine = torch.promote_types(dtype, torch.float32)
-    with torch.no_grad():
-        return tuple(
-            matrix.to(dtype).contiguous() for a, b in pairs for matrix in (a, b.to(fine) * delta.scaling)
-        )

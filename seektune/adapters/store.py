@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from seektune.adapters.folder import (
     read_json,
     read_tensors,
     real_folder,
+    refuse_costly_patterns,
     signature,
     weights_file,
 )
@@ -50,6 +51,7 @@ class Limits:
 
     max_rank: int | None = None
     max_bytes: int | None = None  # of the weights file
+    simple_patterns: bool = False  # refuse regular expressions that may take forever
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def read_adapter(
     if manifest is not None:
         _check_base(loaded, folder, manifest)
     config = read_json(folder / CONFIG) if weights.name == WEIGHTS else None
+    if limits.simple_patterns:
+        refuse_costly_patterns(folder, _patterns(config or {}, manifest))
     found = read_tensors(weights, limits.max_bytes)
     if config is not None:
         given = None if manifest is None else manifest.spec
@@ -137,6 +141,17 @@ def read_adapter(
     if signature(folder) != before:
         raise AdapterError(f"{folder} was written to while it was read: load it again when it is complete")
     return Stored(spec, deltas, version)
+
+
+def _patterns(config: Mapping[str, Any], manifest: _Manifest | None) -> Iterator[str]:
+    """Everything in a PEFT configuration or a spec that is used as a regular expression."""
+    spec = {} if manifest is None else manifest.written
+    for key in ("target_modules", "exclude_modules"):
+        yield from (tree[key] for tree in (config, spec) if isinstance(tree.get(key), str))
+    for key in ("rank_pattern", "alpha_pattern"):
+        yield from config.get(key) or () if isinstance(config.get(key), dict) else ()
+    layers = config.get("layers_pattern") or ()
+    yield from [layers] if isinstance(layers, str) else map(str, layers)
 
 
 def _compact_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from seektune.adapters.folder import (
     read_json,
     read_tensors,
     real_folder,
+    refuse_costly_patterns,
     signature,
     weights_file,
 )
@@ -132,3 +133,44 @@ def test_the_hash_and_the_signature_tell_contents_apart(folder):
     (folder / CONFIG).write_text(json.dumps({"r": 8}))
     assert content_hash(folder, {"r": 4}) != before
     assert signature(folder) != seen
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.layers\.\d+\.(self_attn|mlp)\.(?:q_proj|down_proj)",
+        r"model\.layers\.0\.mlp\.experts",
+        r".*[*+{(]x",
+        r"(q|k|v|o)_proj",
+        r"\(\?x\)\*\*\*\*\*",
+    ],
+)
+def test_patterns_that_people_write_are_allowed(pattern, folder):
+    refuse_costly_patterns(folder, [pattern])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(a*)*b",
+        r"(?:a|aa)+b",
+        r"((a){9}){9}",
+        ".*" * 5,
+        "a?" * 30,
+        "(.|.)" * 30,
+        "(?x)#[\n(a*)*b#]",
+        r"(?i:a)",
+        r"(?=a)b",
+        r"[]*+?{](a*)*[x]",
+        "|".join("a" * 40),
+        "a" * 3000,
+    ],
+)
+def test_patterns_that_may_run_for_ages_are_refused(pattern, folder):
+    with pytest.raises(AdapterError, match="may take too long"):
+        refuse_costly_patterns(folder, ["fine", pattern])
+
+
+def test_too_many_patterns_are_refused(folder):
+    with pytest.raises(AdapterError, match="513 patterns"):
+        refuse_costly_patterns(folder, ["a"] * 513)

@@ -228,11 +228,11 @@ def test_a_model_has_one_set_of_slots():
 
 
 @pytest.fixture
-def small(made) -> Iterator[tuple[Slots, Callable[[str], Staged]]]:
+def small(made) -> Iterator[tuple[Slots, Callable[..., Staged]]]:
     """Two slots on tiny/llama, and a way to stage adapter one, two, three."""
     folders = {name: made("llama", name, seed) for seed, name in enumerate(("one", "two", "three"), 1)}
     slots = Slots(load_model("tiny/llama"), max_slots=2, max_rank=8)
-    yield slots, lambda name: slots.prepare(folders[name], name)
+    yield slots, lambda name, timeout=0.0: slots.prepare(folders[name], name, timeout=timeout)
     slots.close()
 
 
@@ -279,7 +279,7 @@ def test_prepare_waits_for_a_slot_to_be_freed(small):
     slots.retire(key)
     timer = threading.Timer(0.1, slots.release, (key,))
     timer.start()
-    again = slots.prepare(staged.folder.parent / "three", "three", timeout=60)
+    again = stage("three", timeout=60)
     timer.join()
     assert again.slot == staged.slot
 
@@ -339,27 +339,6 @@ def test_memory_is_bounded_over_all_adapters(made):
     slots, _ = resident(loaded, [one], max_bytes=int(1.9 * size))
     with pytest.raises(AdapterError, match="the memory is taken by one@"):
         slots.prepare(two, "two")
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "a@1", "..\x00", "x" * 129])
-def test_a_name_that_is_no_name_is_refused(name, small):
-    slots, _ = small
-    with pytest.raises(AdapterError, match="cannot name an adapter"):
-        slots.prepare("anywhere", name)
-
-
-def test_vision_adapters_are_refused_with_the_reason(made):
-    folder = made("deepseek_vl", "eyes", target_modules=["vision", "attention"])
-    slots = Slots(load_model("tiny/deepseek_vl"))
-    with pytest.raises(AdapterError, match="sees images"):
-        slots.prepare(folder, "eyes")
-
-
-def test_half_precision_that_overflows_is_refused(made):
-    folder = made("llama", "huge", lora_alpha=4e6)
-    slots = Slots(load_model("tiny/llama", dtype="float16"))
-    with pytest.raises(AdapterError, match=r"overflows in torch\.float16"):
-        slots.prepare(folder, "huge")
 
 
 def test_a_release_too_many_is_an_error(small):
