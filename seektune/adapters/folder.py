@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -85,7 +86,10 @@ def read_tensors(path: Path, max_bytes: int | None = None) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; AdapterError when it is missing, none, too large or too deep."""
     try:
-        if path.stat().st_size > _MAX_JSON:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+            raise ValueError("it is no regular file")
+        if status.st_size > _MAX_JSON:
             raise ValueError(f"it has more than {_MAX_JSON:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -125,7 +129,7 @@ def content_hash(folder: Path, spec: Mapping[str, Any]) -> str:
     """sha256 over weights, PEFT's configuration and spec: it names a version of the adapter."""
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
     for name in (CONFIG, WEIGHTS, COMPACT):
-        if (folder / name).exists():
+        if (folder / name).is_file():
             with (folder / name).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -76,7 +76,12 @@ class Slots:
     @property
     def keys(self) -> tuple[str, ...]:
         """Keys that requests may acquire."""
-        return tuple(key for key, resident in self._residents.items() if not resident.retired)
+        return tuple(key for key, resident in list(self._residents.items()) if not resident.retired)
+
+    @property
+    def taken(self) -> int:
+        """Number of slots that staged, published and draining adapters occupy."""
+        return self.max_slots - len(self._free)
 
     @property
     def used_bytes(self) -> int:
@@ -88,9 +93,10 @@ class Slots:
         resident = self._residents.get(key)
         return 0 if resident is None else resident.holders
 
-    def room_for(self, size: int) -> bool:
-        """Whether a slot and `size` bytes are free now."""
-        return bool(self._free) and (self.max_bytes is None or self._bytes + size <= self.max_bytes)
+    def room_for(self, size: int, given: int = 0) -> bool:
+        """Whether a slot and `size` bytes would be free once `given` more slots are."""
+        fits = self.max_bytes is None or self._bytes + size <= self.max_bytes
+        return fits and len(self._free) + given > 0
 
     def prepare(
         self, folder: Path | str, name: str, *, root: Path | str | None = None, timeout: float = 0.0

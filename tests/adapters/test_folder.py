@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -124,6 +125,17 @@ def test_json_above_its_limit_is_not_read(folder):
         stream.truncate(17 << 20)
     with pytest.raises(AdapterError, match="more than 16,777,216 bytes"):
         read_json(folder / CONFIG)
+
+
+def test_a_pipe_is_not_waited_for(folder):
+    for name in (CONFIG, WEIGHTS):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+    with pytest.raises(AdapterError, match="no regular file"):
+        read_json(folder / CONFIG)
+    with pytest.raises(AdapterError, match="it is no adapter folder"):
+        weights_file(folder)
+    assert content_hash(folder, {})
 
 
 def test_the_hash_and_the_signature_tell_contents_apart(folder):

@@ -1,0 +1,113 @@
+"""What adapters lie under a root folder: `name/version/`, `name/` itself, or a run's `name/adapter/`.
+
+Names are single path components; nothing is listed or looked at through a link out of the root.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seektune.adapters.folder import FILES, real_folder
+from seektune.errors import AdapterError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
+_RUN = "adapter"  # where a run folder keeps its adapter
+
+
+@dataclass(frozen=True)
+class Found:
+    """An adapter's place; it may still turn out to be none."""
+
+    name: str
+    folder: Path  # with its links resolved
+    place: str  # the folder relative to the root, in POSIX spelling
+
+
+def find(root: Path, name: str, version: str | None = None) -> Found:
+    """The adapter `name` in its folder `version`, else the last version in natural order.
+
+    Raises AdapterError naming the versions there are when there is no such adapter under the root.
+    """
+    for part in (name,) if version is None else (name, version):
+        check_name(part)
+    root = root.resolve()
+    base = real_folder(root / name, root)
+    if version is None:
+        found = _latest(root, name)
+        if found is None:
+            raise AdapterError(f"{name} holds no adapter: neither itself nor a folder in it is one")
+        return found
+    folder = real_folder(root / name / version, root)
+    if not _looks_like_one(folder):
+        raise AdapterError(
+            f"{name}/{version} is no adapter; versions: {', '.join(_versions(root, base)) or 'none'}"
+        )
+    return _found(root, name, folder)
+
+
+def scan(root: Path) -> Iterator[tuple[str, Found | AdapterError]]:
+    """Every name under the root that has an adapter, with its last version, or why it is not usable."""
+    root = root.resolve()
+    for name in sorted(path.name for path in root.iterdir()):
+        if _NAME.fullmatch(name) and (root / name).is_dir():
+            try:
+                found = _latest(root, name)
+            except AdapterError as error:
+                yield name, error
+                continue
+            if found is not None:
+                yield name, found
+
+
+def check_name(name: str) -> None:
+    """AdapterError for what cannot name an adapter, an alias or a version."""
+    if not _NAME.fullmatch(name):
+        raise AdapterError(
+            f"{name[:200]!r} is no name: use at most 128 letters, digits, . _ + and -, the first a letter or "
+            "digit"
+        )
+
+
+def _latest(root: Path, name: str) -> Found | None:
+    base = real_folder(root / name, root)
+    if _looks_like_one(base):
+        return _found(root, name, base)
+    if _looks_like_one(base / _RUN):
+        return _found(root, name, real_folder(base / _RUN, root))
+    versions = _versions(root, base)
+    return _found(root, name, real_folder(base / versions[-1], root)) if versions else None
+
+
+def _versions(root: Path, base: Path) -> list[str]:
+    """Names of the version folders in natural order: 2 before 10."""
+    try:
+        children = sorted(base.iterdir())
+    except OSError as error:
+        raise AdapterError(f"cannot list {base}: {error}") from None
+    found = [
+        c.name for c in children if _NAME.fullmatch(c.name) and _is_inside(c, root) and _looks_like_one(c)
+    ]
+    return sorted(found, key=_natural)
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a ring of links
+        return False
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def _looks_like_one(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
+
+
+def _found(root: Path, name: str, folder: Path) -> Found:
+    return Found(name, folder, folder.relative_to(root).as_posix())
