@@ -1,4 +1,4 @@
-"""One server that the quick tests share, adapters that sign their answers, and an engine's side of a registry."""
+"""A server the quick tests share, adapters that sign their answers, and an engine's side of a registry."""
 
 from __future__ import annotations
 
