@@ -24,6 +24,7 @@ from seektune.models.load import Loaded
 from seektune.training import checkpoint
 from seektune.training.loop import Run, train
 from seektune.training.probe import MOVEMENT_STEPS
+from seektune.training.schedule import slow_down
 from seektune.training.stages import planned_stages, stage_at, train_only
 from seektune.training.state import State
 from seektune.training.step import TrainStep
@@ -241,7 +242,7 @@ def test_going_back_over_a_border_lets_the_earlier_stage_train_again(adapted: Ad
         trainer.apply(trainer.attempt(next(stream)))
     assert trainer.turns.stage == 1
     trainer.restore(state, same_run=True)
-    trainer.slow_down(0.5)
+    slow_down(trainer.schedule, 0.5)
     before = weights(loaded)
     metrics = trainer.apply(trainer.attempt(next(stream)))
     assert metrics.learning_rate == pytest.approx(0.5 * 1e-2 / 3)
