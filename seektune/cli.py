@@ -189,6 +189,18 @@ def serve(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    to: Annotated[str, typer.Option(help="vllm or peft.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+) -> None:
+    """Write a run's adapter for another program, strictly: what that one would drop is refused."""
+    from seektune.recipes import export as recipe
+
+    recipe.run(run, to=to, out=out)
+
+
+@app.command()
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a page.")] = False,
 ) -> None:

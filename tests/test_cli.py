@@ -29,6 +29,7 @@ def test_the_verbs_are_exactly_these() -> None:
         "generate",
         "chat",
         "serve",
+        "export",
         "doctor",
     ]
 
@@ -44,6 +45,7 @@ def test_init_names_the_next_command(tmp_path: Path) -> None:
         (("train", "none.yaml"), "error: cannot read none.yaml"),
         (("evaluate", "."), "error: . is not a run folder"),
         (("diagnose", "."), "error: . is not a run folder"),
+        (("export", ".", "--to", "vllm", "--out", "new"), "error: . is not a run folder"),
     ],
 )
 def test_our_errors_are_one_message_and_exit_code_two(

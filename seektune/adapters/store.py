@@ -78,6 +78,11 @@ def save_adapter(loaded: Loaded, folder: Path | str, *, name: str = "default") -
             "this process holds only a part of the adapter: enter adapters.shards.whole_adapter(loaded) in "
             "every process, and save in one of them within it"
         )
+    return write_adapter(loaded, spec, deltas, folder)
+
+
+def write_adapter(loaded: Loaded, spec: AdapterSpec, deltas: Mapping[str, Delta], folder: Path | str) -> Path:
+    """`save_adapter` for deltas (site name → whole delta for this base) that need not be attached."""
     folder = Path(folder).resolve()
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,7 @@ def save_adapter(loaded: Loaded, folder: Path | str, *, name: str = "default") -
         draft = Path(scratch) / "new"
         draft.mkdir()
         if any(isinstance(delta, ExpertsLowRank) and not delta.complete for delta in deltas.values()):
-            _save_tensors(_compact_tensors(deltas), draft / COMPACT)
+            save_tensors(_compact_tensors(deltas), draft / COMPACT)
         else:
             _write_peft(loaded, spec, deltas, draft)
         _write_json(_manifest(loaded, spec, draft), draft / MANIFEST)
@@ -178,7 +183,7 @@ def _write_peft(loaded: Loaded, spec: AdapterSpec, deltas: Mapping[str, Delta], 
     as_parameters = {s.name for s in all_sites(loaded.model, loaded.family) if s.group in renamed}
     config = config_of(spec, parts, linears_of(loaded.model), as_parameters, loaded.source)
     tensors = {key: t for part in parts for key, t in zip(part.names, part.pack(), strict=True)}
-    _save_tensors(tensors, folder / WEIGHTS)
+    save_tensors(tensors, folder / WEIGHTS)
     _write_json(config, folder / CONFIG)
 
 
@@ -230,7 +235,8 @@ def _check_base(loaded: Loaded, folder: Path, manifest: _Manifest) -> None:
         )
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write an adapter's tensors to disk as a safetensors file; AdapterError when one is not finite."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if broken := [name for name, tensor in ready.items() if not torch.isfinite(tensor).all()]:
         raise AdapterError(f"the adapter is not finite, so it is not saved: {', '.join(broken)}")

@@ -9,7 +9,7 @@ from seektune.adapters.attach import activate
 from seektune.adapters.store import load_adapter
 from seektune.errors import ConfigError
 from seektune.models.load import Loaded, load_model
-from seektune.recipes.run_folder import is_finished, read_run
+from seektune.recipes.run_folder import read_finished, read_run
 from seektune.types import Message
 
 
@@ -21,9 +21,7 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
     run = Path(model)
     folders = list(adapters)
     if (run / "run.yaml").exists():
-        if not is_finished(run):
-            raise ConfigError(f"{run} has no adapter yet: finish it with `seektune train {run}/run.yaml`")
-        config = read_run(run)
+        config = read_finished(run)
         loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
         folders.insert(0, run / "adapter")
     else:

@@ -98,6 +98,14 @@ def read_run(folder: Path | str) -> RunConfig:
     return load_config(path)
 
 
+def read_finished(folder: Path | str) -> RunConfig:
+    """The configuration of a run that has its adapter; raises ConfigError when it is none."""
+    config = read_run(folder)
+    if not is_finished(Path(folder)):
+        raise ConfigError(f"{folder} has no adapter yet: finish it with `seektune train {folder}/run.yaml`")
+    return config
+
+
 def clear(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie in the folder."""
     for name in FILES:

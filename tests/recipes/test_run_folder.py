@@ -142,5 +142,14 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
         run_folder.read_run(tmp_path)
 
 
+def test_a_run_without_its_adapter_is_not_finished(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    run_folder.open_run(config)
+    with pytest.raises(ConfigError, match=r"has no adapter yet: finish it with `seektune train .*run\.yaml`"):
+        run_folder.read_finished(config.output_dir)
+    finish(config)
+    assert run_folder.read_finished(config.output_dir).base_model == config.base_model
+
+
 def test_a_package_that_is_missing_has_no_version() -> None:
     assert run_folder.installed("no-such-package-anywhere") is None
