@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -73,12 +73,13 @@ STOPS = st.lists(st.text("ab病", min_size=1, max_size=3), min_size=1, max_size=
 
 
 @given(text=st.text("ab病", max_size=20), stops=STOPS)
-def test_text_ends_before_the_first_stop_string_and_is_held_back_no_longer_than_needed(
+@example(text="aba", stops=["b", "aba"])
+def test_text_ends_before_the_stop_string_that_is_whole_first_and_is_held_back_no_longer_than_needed(
     text: str, stops: list[str]
 ) -> None:
     stream, shown, pushed = TextStream(TOKENIZER, stops), "", b""
-    ends = [text.find(stop) for stop in stops if stop in text]
-    expected = text[: min(ends)] if ends else text
+    whole = min((text.find(stop) + len(stop) for stop in stops if stop in text), default=None)
+    expected = text if whole is None else text[: min(text.find(s) for s in stops if s in text[:whole])]
     for token in ids(text):
         shown += stream.push(token)
         pushed += bytes([0])
@@ -89,7 +90,7 @@ def test_text_ends_before_the_first_stop_string_and_is_held_back_no_longer_than_
         held = so_far[len(shown) :]
         assert so_far.startswith(shown)
         assert not held or any(stop.startswith(held) and stop != held for stop in stops)
-    assert stream.stopped == bool(ends)
+    assert stream.stopped == (whole is not None)
     assert shown + stream.finish() == expected
     assert stream.finish() == ""
 

@@ -22,7 +22,8 @@ DAMAGED = "\udcff"
 """Stands in decoded text where bytes could not be decoded; no valid text holds it."""
 
 _BLOCK = 1 << 18
-_MAGIC = ((b"\x1f\x8b", "gz"), (b"\x28\xb5\x2f\xfd", "zst"), (b"\xfd7zXZ\x00", "xz"))
+MAGIC = ((b"\x1f\x8b", "gz"), (b"\x28\xb5\x2f\xfd", "zst"), (b"\xfd7zXZ\x00", "xz"))
+"""First bytes of a compressed file, which count and not its name."""
 _BOMS = (  # the longer ones first: a UTF-32 mark starts with a UTF-16 one
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -51,7 +52,7 @@ def compression_of(path: Path) -> str | None:
     """gz, zst, xz or None, told by the first bytes; DataError where the file cannot be read."""
     with _readable(path), path.open("rb") as stream:
         start = stream.read(8)
-    return next((name for magic, name in _MAGIC if start.startswith(magic)), None)
+    return next((name for magic, name in MAGIC if start.startswith(magic)), None)
 
 
 def blocks(path: Path) -> Iterator[bytes]:
