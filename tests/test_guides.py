@@ -23,9 +23,10 @@ GUIDES = tuple(sorted(path.stem for path in (ROOT / "docs" / "guide").glob("*.md
 BOTH = [f"docs/guide/{name}{ending}" for name in GUIDES for ending in (".md", ".zh.md")]
 SHELL = re.compile(r"[|<>;&$]")
 WIDTH = "100"
+SLOW = {"scale-out": pytest.mark.slow}  # starts processes of its own
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in GUIDES])
 def test_every_block_works_as_written(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
