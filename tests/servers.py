@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,15 @@ class Running:
 
 
 @contextmanager
-def running(loaded: Loaded, keys: Keys | None = None, *overrides: str, **serving: Any) -> Iterator[Running]:
+def running(
+    loaded: Loaded,
+    keys: Keys | None = None,
+    *overrides: str,
+    adapters: Mapping[str, Path] | None = None,
+    **serving: Any,
+) -> Iterator[Running]:
     """A server in a thread of its own, ended in order."""
-    service = open_service(loaded, serve_config({"port": 0} | serving, overrides), keys or Keys())
+    service = open_service(loaded, serve_config({"port": 0} | serving, overrides), keys or Keys(), adapters)
     server = server_of(service)
     with server.config.bind_socket() as listening:
         thread = threading.Thread(target=server.run, args=([listening],))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -19,10 +20,16 @@ def _origin(value: str) -> str:
 
 
 class ServingConfig(Section):
-    """Address and limits of the HTTP server; times in seconds."""
+    """Address and limits of the HTTP server; times in seconds, vLLM's names for what it has too."""
 
     host: str = "127.0.0.1"  # any other than a loopback address needs API keys
     port: int = Field(8000, ge=0, le=65535)  # 0: any free one
+    adapter_root: Path | None = None  # the API loads adapters from here alone: name/version/ or name/
+    adapter_state: Path | None = None  # what was served last, for a restart; default: a file in adapter_root
+    adapter_poll: float = Field(0.0, ge=0)  # look for new and gone adapters this often; 0: only the API loads
+    max_loras: int = Field(16, gt=0)  # adapters resident at a time
+    max_lora_rank: int = Field(64, gt=0)
+    adapter_memory_bytes: int | None = Field(None, gt=0)  # of all resident adapters
     cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()  # pages of these may call
     max_body_bytes: int = Field(1 << 20, gt=0)
     max_prompt_tokens: int | None = Field(None, gt=0)  # none: the model's context

@@ -18,24 +18,35 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
 
     Raises ConfigError for a run that has no adapter yet and for two adapters of one name.
     """
-    run = Path(model)
-    folders = list(adapters)
-    if (run / "run.yaml").exists():
-        config = read_finished(run)
-        loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
-        folders.insert(0, run / "adapter")
-    else:
-        loaded = load_model(model)
+    loaded, own = open_base(model)
     names: list[str] = []
-    for folder in folders:
+    for folder in (*own, *adapters):
         name = adapter_name(folder)
         if name in names:
             raise ConfigError(f"two adapters are called {name}; rename the folder {folder}")
-        load_adapter(loaded, folder / "adapter" if (folder / "run.yaml").exists() else folder, name=name)
+        load_adapter(loaded, adapter_folder(folder), name=name)
         names.append(name)
     if names:
         activate(loaded, names[-1])
     return loaded
+
+
+def open_base(model: str) -> tuple[Loaded, list[Path]]:
+    """The base of a run folder and the folder of its adapter, or any base and nothing.
+
+    Raises ConfigError for a run that has no adapter yet.
+    """
+    run = Path(model)
+    if not (run / "run.yaml").exists():
+        return load_model(model), []
+    config = read_finished(run)
+    loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
+    return loaded, [run / "adapter"]
+
+
+def adapter_folder(folder: Path) -> Path:
+    """The folder of the adapter itself where a run's was given."""
+    return folder / "adapter" if (folder / "run.yaml").exists() else folder
 
 
 def opening(model: str) -> tuple[list[Message], str]:

@@ -6,15 +6,14 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
-from seektune.adapters.attach import activate
-from seektune.adapters.store import load_adapter
 from seektune.config.serving import ServeConfig
 from seektune.errors import ConfigError
-from seektune.recipes.adapted import open_adapted
+from seektune.recipes.adapted import adapter_folder, adapter_name, open_base
 from seektune.serving.auth import read_keys, refuse_open_address
 from seektune.serving.server import open_service, server_of
 
@@ -35,14 +34,14 @@ def run(
     console = console or Console(highlight=False, markup=False)
     keys = read_keys(api_keys, os.environ)
     refuse_open_address(config.serving.host, keys)
-    folders = dict(named(text) for text in adapters)
-    loaded = open_adapted(model)
-    for name, folder in folders.items():
-        load_adapter(loaded, folder, name=name)
-    activate(loaded, None)
-    service = open_service(loaded, config, keys)
+    asked = [named(text) for text in adapters]
+    base, own = open_base(model)
+    folders = {adapter_name(folder): folder for folder in own} | dict(asked)
+    if len(folders) < len(own) + len(asked):
+        raise ConfigError(f"two adapters have one name: {', '.join(name for name, _ in asked)}")
+    service = open_service(base, config, keys, folders)
     server = server_of(service)
-    with server.config.bind_socket() as listening:
+    with closing(service), server.config.bind_socket() as listening:
         names = [served.name for served in service.names.all()]
         console.print(page(listening, names, bool(keys.roles)), soft_wrap=True)
         server.run([listening])
@@ -53,8 +52,7 @@ def named(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not name or not equals or not folder:
         raise ConfigError(f"--adapters {text!r} is not name=folder, for example medical=runs/medical")
-    path = Path(folder)
-    return name, path / "adapter" if (path / "run.yaml").exists() else path
+    return name, adapter_folder(Path(folder))
 
 
 def page(listening: socket.socket, names: Sequence[str], has_keys: bool) -> str:

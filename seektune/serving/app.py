@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -21,13 +22,14 @@ from seektune.serving.auth import Guard, Keys, administers, response_of
 from seektune.serving.completions import Answering
 from seektune.serving.limits import body_of
 from seektune.serving.metrics import Metrics
-from seektune.serving.protocol import ChatBody, TextBody, read
+from seektune.serving.protocol import AliasBody, ChatBody, LoadBody, TextBody, read
 from seektune.serving.refusal import Refusal, shown
+from seektune.serving.registry import Registry
 from seektune.serving.served import Names, Served
 from seektune.serving.strict_json import parse
 from seektune.serving.worker import Worker
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,25 @@ class Service:
 
     worker: Worker
     names: Names
+    registry: Registry
     answering: Answering
     metrics: Metrics
     config: ServingConfig
     keys: Keys
 
+    def close(self) -> None:
+        """End the engine's thread, and what is still under way with it; a second time is no error."""
+        self.worker.stop(timeout=30)
+        self.answering.close()
+
 
 def create_app(service: Service) -> FastAPI:
-    """The application; its lifespan starts the engine's thread and ends it."""
+    """The application; it closes the service when it ends."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.worker.start()
         yield
-        service.worker.stop(timeout=10)
-        service.answering.close()
+        service.close()
 
     app = FastAPI(
         title="seektune",
@@ -61,6 +67,7 @@ def create_app(service: Service) -> FastAPI:
     )
     _answer_errors(app, service.metrics)
     _add_openai(app, service)
+    _add_adapters(app, service)
     _add_state(app, service)
     return app
 
@@ -136,6 +143,50 @@ def _add_openai(app: FastAPI, service: Service) -> None:
         """One of them."""
         with service.names.serving(name) as served:
             return card(served)
+
+
+def _add_adapters(app: FastAPI, service: Service) -> None:
+    registry = service.registry
+    # One change at a time, away from the loop: a load reads files and may wait for a slot.
+    changes = ThreadPoolExecutor(1, thread_name_prefix="adapters")
+
+    async def change(work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(changes, work)
+
+    @app.get("/v1/adapters")
+    async def adapters() -> dict[str, Any]:
+        """What is loaded, and why what is not served is not."""
+        published = registry.published
+        data = [
+            asdict(version) | {"object": "adapter", "aliases": published.aliases_of(version.key)}
+            for version in published.versions.values()
+        ]
+        return {"object": "list", "data": data, "reasons": dict(registry.reasons)}
+
+    @app.post("/v1/adapters", dependencies=[Depends(administers)])
+    async def load(call: Request) -> dict[str, Any]:
+        """Load an adapter, or its new version, which serves from the next request on."""
+        body = read(LoadBody, parse(await body_of(call, service.config)))
+        version = await change(lambda: registry.load(body.name, body.version))
+        return asdict(version) | {"object": "adapter"}
+
+    @app.post("/v1/adapters/alias", dependencies=[Depends(administers)])
+    async def alias(call: Request) -> dict[str, Any]:
+        """Let an alias mean a version, from the next request on."""
+        body = read(AliasBody, parse(await body_of(call, service.config)))
+        return {"alias": body.alias, "key": await change(lambda: registry.alias(body.alias, body.name))}
+
+    @app.delete("/v1/adapters/alias/{name}", dependencies=[Depends(administers)])
+    async def unalias(name: str) -> dict[str, Any]:
+        """Remove an alias."""
+        await change(lambda: registry.unalias(name))
+        return {"alias": name, "deleted": True}
+
+    @app.delete("/v1/adapters/{name}", dependencies=[Depends(administers)])
+    async def unload(name: str) -> dict[str, Any]:
+        """Serve a name, or one name@version, no longer; requests under way finish."""
+        await change(lambda: registry.unload(name))
+        return {"name": name, "deleted": True}
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

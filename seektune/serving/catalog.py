@@ -6,7 +6,7 @@ Names are single path components; nothing is listed or looked at through a link 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,38 @@ class Found:
     name: str
     folder: Path  # with its links resolved
     place: str  # the folder relative to the root, in POSIX spelling
+
+
+class Places:
+    """Where adapters may be loaded from: one root, and `fixed` folders from anywhere by name, which win."""
+
+    def __init__(self, root: Path | None, fixed: Mapping[str, Path]) -> None:
+        self.root = None if root is None else root.resolve()
+        self.fixed = dict(fixed)
+        for name in fixed:
+            check_name(name)
+        if self.root is not None and not self.root.is_dir():
+            raise AdapterError(f"{root} is not a folder: make the one that adapters are served from")
+
+    def find(self, name: str, version: str | None = None) -> Found:
+        """As the function `find`, fixed folders too, which have no versions."""
+        if name in self.fixed:
+            if version is not None:
+                raise AdapterError(f"{name} has no versions to choose from: load it without one")
+            folder = real_folder(self.fixed[name], None)
+            return Found(name, folder, str(folder))
+        if self.root is None:
+            raise AdapterError("this server has no adapter root, so it loads only what it was started with")
+        return find(self.root, name, version)
+
+    def root_of(self, name: str) -> Path | None:
+        """Within what the files of an adapter must lie; None for the operator's own."""
+        return None if name in self.fixed else self.root
+
+    def scan(self) -> Iterator[tuple[str, Found | AdapterError]]:
+        """As the function `scan`; fixed folders are not watched."""
+        if self.root is not None:
+            yield from ((name, what) for name, what in scan(self.root) if name not in self.fixed)
 
 
 def find(root: Path, name: str, version: str | None = None) -> Found:

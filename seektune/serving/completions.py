@@ -116,7 +116,7 @@ class Answering:
                     prompt=tuple(ids),
                     sampling=one,
                     adapter=served.adapter,
-                    cache_key=served.cache_key,
+                    cache_key=served.content_hash,
                 )
                 for ids in prompts
                 for one in choices(sampling, body.n)

@@ -198,6 +198,20 @@ class TextBody(_Answered):
         return self.sampling(16 if self.max_tokens is None else self.max_tokens, self.logprobs)
 
 
+class LoadBody(Body):
+    """What is posted to /v1/adapters: a name under the adapter root, and the folder of its version."""
+
+    name: str
+    version: str | None = None
+
+
+class AliasBody(Body):
+    """What is posted to /v1/adapters/alias: the alias, and the name or name@version it is to mean."""
+
+    alias: str
+    name: str
+
+
 def read(body: type[B], tree: Any) -> B:
     """`tree` as `body`. Raises Refusal naming the first field that is wrong, unknown or unsupported."""
     try:

@@ -17,7 +17,7 @@ from seektune.adapters.checked import Checked
 from seektune.adapters.folder import signature
 from seektune.adapters.slots import Slots, Staged
 from seektune.errors import AdapterError
-from seektune.serving.catalog import Found, check_name, find, scan
+from seektune.serving.catalog import Found, Places, check_name
 from seektune.serving.published import Published, Version, read_published, write_published
 
 
@@ -42,24 +42,25 @@ class Registry:
     """The served adapters of one folder.
 
     `send` must put a command in the engine's queue without waiting. `state` is the file from which `restore`
-    brings back what was published; `reserved` are names that no adapter may have. A load waits at most
-    `drain_seconds` for a slot that it had to free.
+    brings back what was published; `reserved` are names that no adapter may have. `fixed` are folders of the
+    operator's own, from anywhere, by name: `restore` loads them too, and they are never evicted. Without a
+    `root` there are no others. A load waits at most `drain_seconds` for a slot that it had to free.
     """
 
     def __init__(
         self,
         slots: Slots,
-        root: Path | str,
+        root: Path | str | None,
         send: Callable[[Command], None],
         *,
-        state: Path | str,
+        state: Path | str | None,
         reserved: Collection[str] = (),
+        fixed: Mapping[str, Path] = MappingProxyType({}),
         drain_seconds: float = 30.0,
     ) -> None:
         self._slots, self._send, self._drain_seconds = slots, send, drain_seconds
-        self._root, self._file = Path(root).resolve(), Path(state)
-        if not self._root.is_dir():
-            raise AdapterError(f"{root} is not a folder: make the one that adapters are served from")
+        self._places = Places(None if root is None else Path(root), fixed)
+        self._file = None if state is None else Path(state)
         self._reserved = frozenset(reserved)
         self._changing = threading.Lock()  # one change at a time; held while files are read and written
         self._lock = threading.Lock()  # the published value and the engine's queue move together
@@ -102,7 +103,7 @@ class Registry:
         served is as before then.
         """
         with self._changing:
-            return self._load(find(self._root, name, version))
+            return self._load(self._places.find(name, version))
 
     def unload(self, name: str) -> None:
         """Serve a name, or one `name@version`, no longer; requests under way finish."""
@@ -151,7 +152,7 @@ class Registry:
     def restore(self) -> None:
         """Bring back what the state file says was published; what cannot come back is in `reasons`."""
         with self._changing:
-            wanted = read_published(self._file)
+            wanted = Published() if self._file is None else read_published(self._file)
             staged: list[Staged] = []
             lost: list[str] = []
             for version in wanted.versions.values():
@@ -168,6 +169,8 @@ class Registry:
                 self._published = replace(wanted.without(lost), aliases=aliases)
                 for one in staged:
                     self._send(Publish(one))
+            for name in self._places.fixed:
+                self._load(self._places.find(name))
 
     def poll(self) -> list[str]:
         """One look of a watcher at the root: loads what is new, unloads what is gone; says what it did.
@@ -176,7 +179,7 @@ class Registry:
         failed is tried again when it has changed.
         """
         done: list[str] = []
-        found = dict(scan(self._root))
+        found = dict(self._places.scan())
         for name, what in found.items():
             look: object = str(what) if isinstance(what, AdapterError) else (what, signature(what.folder))
             settled = self._seen.get(name) == look
@@ -205,13 +208,13 @@ class Registry:
         try:
             self.unload(name)
         except AdapterError as error:
-            return f"{name} is gone from {self._root}, but stays: {error}"
-        return f"unloaded {name}, which is gone from {self._root}"
+            return f"{name} is gone from {self._places.root}, but stays: {error}"
+        return f"unloaded {name}, which is gone from {self._places.root}"
 
     def _load(self, found: Found) -> Version:
         if found.name in self._published.aliases or found.name in self._reserved:
             raise AdapterError(f"{found.name!r} is an alias or the base: rename the adapter")
-        checked = self._slots.check(found.folder, found.name, root=self._root)
+        checked = self._slots.check(found.folder, found.name, root=self._places.root_of(found.name))
         version = Version(checked.key, found.name, found.place, checked.content_hash, checked.bytes)
         known = self._published.versions.get(version.key)
         if known is not None and known.content_hash != version.content_hash:
@@ -229,7 +232,13 @@ class Registry:
         Nothing is evicted where the room is only to be waited for, as adapters are on their way out.
         """
         published, slots = self._published, self._slots
-        idle = [k for k in published.versions if not slots.holders(k) and not published.aliases_of(k)]
+        idle = [
+            key
+            for key, version in published.versions.items()
+            if not slots.holders(key)
+            and not published.aliases_of(key)
+            and version.name not in self._places.fixed
+        ]
         name = checked.key.partition("@")[0]
         idle.sort(key=lambda key: (published.versions[key].name == name, self._used.get(key, 0)))
         # What retired adapters still have is on its way to be free.
@@ -250,7 +259,9 @@ class Registry:
             self._reasons |= {published.versions[key].name: reason for key in victims}
 
     def _staged_again(self, version: Version) -> Staged:
-        checked = self._slots.check(self._root / version.place, version.name, root=self._root)
+        root = self._places.root_of(version.name)
+        folder = self._places.find(version.name).folder if root is None else root / version.place
+        checked = self._slots.check(folder, version.name, root=root)
         if checked.content_hash != version.content_hash:
             raise AdapterError(
                 f"{version.place} no longer holds {version.key}, which was published: load it again"
@@ -265,7 +276,8 @@ class Registry:
     def _commit(self, after: Published, staged: Staged | None = None) -> None:
         """Make a change: in the file, then at once for all requests to come."""
         try:
-            write_published(self._file, after)
+            if self._file is not None:
+                write_published(self._file, after)
         except AdapterError:
             if staged is not None:
                 self._slots.discard(staged)

@@ -3,49 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from seektune.adapters.attach import adapters
+from seektune.errors import AdapterError
 from seektune.models.load import Loaded
-from seektune.serving.refusal import Refusal, shown
+from seektune.serving.refusal import Refusal
+from seektune.serving.registry import Registry
 
 
 @dataclass(frozen=True)
 class Served:
-    """Who answers: `id` says which version, `adapter` is the key that the engine knows it by."""
+    """Who answers: `id` names the version too, `adapter` is the key that the engine knows it by."""
 
     id: str
     name: str
     adapter: str | None = None
-    cache_key: str = ""
+    content_hash: str = ""  # of the adapter's version
 
 
 class Names:
-    """The base model and the adapters that are loaded."""
+    """The base model, the adapters that are published, and their aliases."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
-        self.base = Path(loaded.source).name if Path(loaded.source).is_dir() else loaded.source
+    def __init__(self, base: str, registry: Registry) -> None:
+        self.base = base
+        self._registry = registry
 
     @contextmanager
     def serving(self, name: str) -> Iterator[Served]:
         """Who answers to `name`, for what is put in the engine's queue within; nothing may wait there.
 
-        Raises Refusal naming what is served.
+        Raises Refusal with the reason and the names there are.
         """
-        for served in self.all():
-            if name in (served.id, served.name):
-                yield served
-                return
-        known = ", ".join(served.name for served in self.all())
-        raise Refusal(
-            f"there is no model {shown(name)}; served: {known}", 404, param="model", code="model_not_found"
-        )
+        if name == self.base:
+            yield Served(name, name)
+            return
+        with ExitStack() as within:
+            try:
+                key = within.enter_context(self._registry.serving(name))
+            except AdapterError as error:
+                known = ", ".join(served.name for served in self.all())
+                reason = f"{error}; served: {known}"
+                raise Refusal(reason, 404, param="model", code="model_not_found") from None
+            version = self._registry.published.versions[key]
+            yield Served(key, version.name, key, version.content_hash)
 
     def all(self) -> Iterator[Served]:
-        """The base first."""
+        """The base, then what names and aliases mean now."""
         yield Served(self.base, self.base)
-        for name in adapters(self._loaded):
-            yield Served(name, name, name, name)
+        published = self._registry.published
+        for name, key in {**published.names, **published.aliases}.items():
+            yield Served(key, name, key)
+
+
+def base_name(loaded: Loaded) -> str:
+    """What callers name the base: what it was loaded by, of a path the last part."""
+    return Path(loaded.source).name if Path(loaded.source).is_dir() else loaded.source

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+from seektune.adapters.slots import Slots
 from seektune.config.serving import ServeConfig
 from seektune.generation.engine import Engine
 from seektune.models.load import Loaded
@@ -14,8 +17,12 @@ from seektune.serving.app import Service, create_app
 from seektune.serving.auth import Keys, refuse_open_address
 from seektune.serving.completions import Answering
 from seektune.serving.metrics import Metrics
-from seektune.serving.served import Names
+from seektune.serving.registry import Command, Publish, Registry
+from seektune.serving.served import Names, base_name
 from seektune.serving.worker import Worker
+
+STATE = ".seektune-served.json"
+"""File of the adapter root that says what was served last."""
 
 
 class Server(uvicorn.Server):
@@ -49,16 +56,44 @@ def server_of(service: Service) -> Server:
     )
 
 
-def open_service(loaded: Loaded, config: ServeConfig, keys: Keys) -> Service:
-    """All that the application needs, around one engine; the engine's thread is not started yet.
+def open_service(
+    loaded: Loaded, config: ServeConfig, keys: Keys, adapters: Mapping[str, Path] | None = None
+) -> Service:
+    """All that the application needs, the engine's thread running and adapters published; to be closed.
 
-    Raises ConfigError for an address that others can reach while there are no keys.
+    `adapters` are folders from anywhere, by the name they are served under. Raises ConfigError for an
+    address that others can reach while there are no keys, AdapterError for an adapter that does not load.
     """
-    refuse_open_address(config.serving.host, keys)
-    engine = Engine(loaded, config=config.engine)
+    serving = config.serving
+    refuse_open_address(serving.host, keys)
+    slots = Slots(
+        loaded,
+        max_slots=serving.max_loras,
+        max_rank=serving.max_lora_rank,
+        max_bytes=serving.adapter_memory_bytes,
+    )
+    engine = Engine(loaded, slots, config=config.engine)
     metrics = Metrics()
     worker = Worker(engine, metrics)
     metrics.watch(lambda: worker.stats)
-    names = Names(loaded)
-    answering = Answering(loaded, worker, names, config.serving, engine.max_model_len)
-    return Service(worker, names, answering, metrics, config.serving, keys)
+    base = base_name(loaded)
+
+    def send(command: Command) -> None:
+        if isinstance(command, Publish):
+            worker.send(lambda: slots.publish(command.staged))
+        else:
+            worker.send(lambda: slots.retire(command.key))
+
+    root = serving.adapter_root
+    state = serving.adapter_state or (root / STATE if root else None)
+    registry = Registry(slots, root, send, state=state, reserved=[base], fixed=adapters or {})
+    names = Names(base, registry)
+    answering = Answering(loaded, worker, names, serving, engine.max_model_len)
+    service = Service(worker, names, registry, answering, metrics, serving, keys)
+    worker.start()
+    try:
+        registry.restore()
+    except BaseException:
+        service.close()
+        raise
+    return service

@@ -81,6 +81,10 @@ class Worker:
         """
         return self._accepted(self.call(lambda: self._accept(requests, outboxes)), outboxes)
 
+    def send(self, work: Callable[[], Any]) -> None:
+        """Put `work` in the queue and wait for nothing; once the thread has ended it is dropped."""
+        self._command(work)
+
     def cancel(self, outboxes: Sequence[Outbox]) -> None:
         """Give up requests; those that have ended already are passed over."""
         self._command(lambda: self._cancel(outboxes))
@@ -154,7 +158,9 @@ class Worker:
         if output.finish_reason is not None:
             del self._outboxes[output.id]
             self._metrics.answered(outbox, output)
-        if not outbox.put(output):
+        if output.error is not None:
+            outbox.fail(Refusal(output.error, 500))
+        elif not outbox.put(output):
             self._cancel([outbox])
 
     def _fail(self, error: Exception) -> None:

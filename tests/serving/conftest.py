@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from servers import KEYS, Running, running, signing_adapter
 
-from seektune.adapters.attach import activate, attach
+from seektune.adapters.attach import attach
 from seektune.adapters.slots import Slots
-from seektune.adapters.store import load_adapter, save_adapter
+from seektune.adapters.store import save_adapter
 from seektune.config.adapter import AdapterSpec
 from seektune.models.load import Loaded, load_model
 from seektune.serving.registry import Command, Publish
@@ -30,11 +30,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 @pytest.fixture(scope="session")
 def server(signed: Mapping[str, Path]) -> Iterator[Running]:
     """tiny/llama with the signing adapters, behind keys."""
-    loaded = load_model("tiny/llama")
-    for letter, folder in signed.items():
-        load_adapter(loaded, folder, name=letter)
-    activate(loaded, None)
-    with running(loaded, KEYS) as at:
+    with running(load_model("tiny/llama"), KEYS, adapters=signed) as at:
         yield at
 
 

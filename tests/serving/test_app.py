@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
 
 import httpx
 import openai
@@ -17,7 +20,10 @@ HELLO = [{"role": "user", "content": "Hello"}]
 ROUTES = [
     ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"),
     ("GET", "/v1/models/A"), ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics"),
-    ("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/static/x.js"), ("OPTIONS", "/health"),
+    ("GET", "/v1/adapters"),
+    ("POST", "/v1/adapters"), ("POST", "/v1/adapters/alias"), ("DELETE", "/v1/adapters/A"),
+    ("DELETE", "/v1/adapters/alias/x"), ("GET", "/"), ("GET", "/docs"),
+    ("GET", "/openapi.json"), ("GET", "/static/x.js"), ("OPTIONS", "/health"),
     ("DELETE", "/v1/models"), ("GET", "/favicon.ico"), ("TRACE", "/nowhere"), ("GET", "//v1/models"),
 ]  # fmt: skip
 
@@ -55,11 +61,13 @@ def test_model_names_who_answers(server: Running):
         got = client.chat.completions.create(model=name, messages=HELLO, max_tokens=8, temperature=0)
         assert got.choices[0].message.content == name * 8
         assert got.model.split("@")[0] == name
+        exact = client.chat.completions.create(model=got.model, messages=HELLO, max_tokens=8, temperature=0)
+        assert exact.choices[0].message.content == name * 8
     base = client.chat.completions.create(model="tiny/llama", messages=HELLO, max_tokens=8, temperature=0)
     assert not set(base.choices[0].message.content) <= {"A", "B"}
     assert [model.id for model in client.models.list()] == ["tiny/llama", "A", "B"]
     assert client.models.retrieve("tiny/llama").id == "tiny/llama"
-    with pytest.raises(openai.NotFoundError, match="there is no model 'C'; served: tiny/llama, A, B"):
+    with pytest.raises(openai.NotFoundError, match=r"'C' is not served: .*; served: tiny/llama, A, B"):
         client.chat.completions.create(model="C", messages=HELLO)
 
 
@@ -131,6 +139,11 @@ def test_a_role_opens_what_is_its(server: Running):
     metrics = server.call("GET", "/metrics", ADMINISTER)
     assert metrics.status_code == 200
     assert "seektune_time_to_first_token_seconds" in metrics.text
+    changes = [("POST", ""), ("POST", "/alias"), ("DELETE", "/A"), ("DELETE", "/alias/A")]
+    for method, place in changes:
+        denied = server.call(method, f"/v1/adapters{place}", USE, json={"name": "A", "alias": "x"})
+        assert (denied.status_code, denied.json()["error"]["code"]) == (403, "insufficient_role")
+    assert [one["name"] for one in server.call("GET", "/v1/adapters", USE).json()["data"]] == ["A", "B"]
     browser = httpx.get(f"{server.url}/health", auth=("anyone", USE))
     assert browser.status_code == 200
 
@@ -249,3 +262,37 @@ def test_more_answers_than_there_are_places_are_turned_away(server: Running):
         first.close()
         patient = at.openai(max_retries=10)
         assert patient.chat.completions.create(model="tiny/llama", messages=HELLO, max_tokens=1).choices
+
+
+def test_adapters_are_loaded_aliased_swapped_and_unloaded(signed: Mapping[str, Path], tmp_path: Path):
+    root = tmp_path / "root"
+    shutil.copytree(signed["A"], root / "letter" / "1")
+
+    def said(model: str) -> str:
+        body = {"model": model, "prompt": "x", "max_tokens": 4, "temperature": 0}
+        got = at.call("POST", "/v1/completions", json=body).json()
+        return got["choices"][0]["text"] if "choices" in got else got["error"]["code"]
+
+    def change(method: str, place: str = "", **body: str) -> httpx.Response:
+        return at.call(method, f"/v1/adapters{place}", json=body)
+
+    with running(load_model("tiny/llama"), adapter_root=root) as at:
+        assert said("letter") == "model_not_found"
+        first = change("POST", name="letter").json()
+        assert (first["name"], first["place"], said("letter")) == ("letter", "letter/1", "AAAA")
+        assert change("POST", "/alias", alias="best", name="letter").json()["key"] == first["key"]
+        shutil.copytree(signed["B"], root / "letter" / "2")
+        second = change("POST", name="letter").json()
+        assert [said(name) for name in ("letter", "best", first["key"], second["key"])] == [
+            "BBBB", "AAAA", "AAAA", "BBBB",
+        ]  # fmt: skip
+        change("POST", "/alias", alias="best", name="letter")
+        assert (said("best"), said(first["key"])) == ("BBBB", "model_not_found")
+        refused = change("DELETE", "/letter")
+        assert (refused.status_code, "best" in refused.json()["error"]["message"]) == (400, True)
+        assert change("DELETE", "/alias/best").status_code == 200
+        assert change("DELETE", "/letter").status_code == 200
+        assert said("letter") == "model_not_found"
+        assert change("POST", name="letter", version="1").json()["key"] == first["key"]
+    with running(load_model("tiny/llama"), adapter_root=root) as at:  # what was served last is again
+        assert said("letter") == "AAAA"

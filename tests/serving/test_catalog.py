@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seektune.errors import AdapterError
-from seektune.serving.catalog import find, scan
+from seektune.serving.catalog import Places, find, scan
 
 
 def test_an_adapter_is_its_folder_a_runs_or_the_last_of_its_versions(root, put):
@@ -74,3 +74,26 @@ def test_a_root_that_is_itself_a_link_is_the_place_it_means(root, put, tmp_path)
     put("a", 0)
     (tmp_path / "link").symlink_to(root)
     assert find(Path(tmp_path / "link"), "a").folder == root / "a"
+
+
+def test_fixed_folders_may_be_anywhere_and_win_over_the_root(root, put, contents):
+    put("a/1", 0)
+    places = Places(root, {"a": contents[1], "b": contents[2]})
+    assert places.find("a").folder == contents[1].resolve()
+    assert places.root_of("a") is None
+    assert places.root_of("c") == root.resolve()
+    assert dict(places.scan()) == {}
+    with pytest.raises(AdapterError, match="a has no versions"):
+        places.find("a", "1")
+    with pytest.raises(AdapterError, match="neither itself nor"):
+        put("c/x/1", 0) and places.find("c")
+    with pytest.raises(AdapterError, match="is no name"):
+        Places(root, {"../a": contents[0]})
+
+
+def test_without_a_root_there_are_only_fixed_folders(contents):
+    places = Places(None, {"a": contents[0]})
+    assert places.find("a").name == "a"
+    with pytest.raises(AdapterError, match="no adapter root"):
+        places.find("b")
+    assert not list(places.scan())

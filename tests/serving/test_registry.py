@@ -749,3 +749,44 @@ def test_random_changes_and_requests_agree_with_a_plain_model(base, contents):
     run_state_machine_as_test(
         machine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None)
     )
+
+
+def test_the_operators_own_folders_are_served_kept_and_loaded_again_when_they_changed(
+    engine, root, put, contents
+):
+    fixed = {"own": Path(shutil.copytree(contents[0], root.parent / "elsewhere"))}
+    state = root / ".state.json"
+    registry = Registry(engine.slots, root, engine.queue.append, state=state, fixed=fixed, drain_seconds=0.0)
+    registry.restore()
+    engine.step()
+    first = key_of(registry, "own")
+    for name, content in (("a", 1), ("b", 2), ("c", 3)):  # three slots
+        put(f"{name}/1", content)
+        try:
+            registry.load(name)
+        except AdapterError:  # its slot is free once the engine has retired the evicted one
+            engine.step()
+            registry.load(name)
+        engine.step()
+    assert "own" in registry.published.names
+    assert len(registry.published.names) == 3
+    shutil.rmtree(fixed["own"])
+    shutil.copytree(contents[3], fixed["own"])
+    with pytest.raises(AdapterError, match="no room"):
+        registry.load("own")
+    registry.unload("c")
+    engine.step()
+    assert registry.load("own").key != first
+    again = Registry(engine.slots, root, engine.queue.append, state=state)
+    again.restore()
+    assert "own" not in again.published.names
+    assert "leads outside" in again.reasons["own"]
+
+
+def test_without_root_and_file_only_the_operators_own_are_served(engine, contents):
+    registry = Registry(engine.slots, None, engine.queue.append, state=None, fixed={"own": contents[0]})
+    registry.restore()
+    assert list(registry.published.names) == ["own"]
+    assert registry.poll() == []
+    with pytest.raises(AdapterError, match="no adapter root"):
+        registry.load("other")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from seektune.adapters.store import load_adapter
-from seektune.models.load import load_model
+from seektune.models.load import Loaded
 from seektune.serving.refusal import Refusal
-from seektune.serving.served import Names, Served
+from seektune.serving.registry import Registry
+from seektune.serving.served import Names, Served, base_name
 
 
 def meant(names: Names, name: str) -> Served:
@@ -18,13 +17,39 @@ def meant(names: Names, name: str) -> Served:
         return served
 
 
-def test_base_and_adapters_answer_to_their_names(signed: Mapping[str, Path]):
-    loaded = load_model("tiny/llama")
-    load_adapter(loaded, signed["A"], name="A")
-    names = Names(loaded)
-    assert [served.name for served in names.all()] == ["tiny/llama", "A"]
-    assert meant(names, "tiny/llama").adapter is None
-    assert meant(names, "A").adapter == "A"
-    with pytest.raises(Refusal, match="there is no model 'a'; served: tiny/llama, A") as refused:
-        meant(names, "a")
-    assert (refused.value.status, refused.value.code) == (404, "model_not_found")
+def test_base_adapters_and_aliases_answer_to_their_names(engine, root, put):
+    registry = Registry(engine.slots, root, engine.queue.append, state=root / ".state.json")
+    names = Names("base", registry)
+    put("a/1", 0)
+    version = registry.load("a")
+    registry.alias("best", "a")
+    assert [served.name for served in names.all()] == ["base", "a", "best"]
+    assert meant(names, "base") == Served("base", "base")
+    assert meant(names, "a") == Served(version.key, "a", version.key, version.content_hash)
+    assert meant(names, "best") == meant(names, version.key) == meant(names, "a")
+    with pytest.raises(Refusal, match=r"'c' is not served: .*; served: base, a, best") as refused:
+        meant(names, "c")
+    assert (refused.value.status, refused.value.code, refused.value.param) == (
+        404,
+        "model_not_found",
+        "model",
+    )
+
+
+def test_an_error_of_the_caller_stays_its_own(engine, root, put):
+    registry = Registry(engine.slots, root, engine.queue.append, state=None)
+    names = Names("base", registry)
+    put("a/1", 0)
+    registry.load("a")
+    with pytest.raises(ZeroDivisionError), names.serving("a"):
+        1 / 0  # noqa: B018
+    assert meant(names, "a").name == "a"  # the lock was given back
+
+
+def test_a_base_is_called_by_what_it_was_loaded_by(base: Loaded, tmp_path: Path):
+    assert base_name(base) == "tiny/llama"
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    assert (
+        base_name(Loaded(base.model, base.tokenizer, base.family, base.identity, str(folder))) == "my-model"
+    )
