@@ -16,6 +16,7 @@ from seektune import cli
 from seektune.config.data import CleaningConfig, DataConfig, DedupConfig
 from seektune.config.run import RunConfig
 from seektune.config.section import validated
+from seektune.config.training import HealthConfig, TrainingConfig
 from seektune.data.formats.layouts import FORMATS
 from seektune.data.templates.lint import NAMES
 
@@ -23,9 +24,10 @@ GUIDES = tuple(sorted(path.stem for path in (ROOT / "docs" / "guide").glob("*.md
 BOTH = [f"docs/guide/{name}{ending}" for name in GUIDES for ending in (".md", ".zh.md")]
 SHELL = re.compile(r"[|<>;&$]")
 WIDTH = "100"
+SLOW = {"scale-out": pytest.mark.slow}  # starts processes of its own
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in GUIDES])
 def test_every_block_works_as_written(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +103,20 @@ def test_the_page_on_data_names_every_key_format_and_finding(page: str) -> None:
     assert [name for name in sorted({*names, *FORMATS, *NAMES}) if name not in text] == []
     mentioned = set(re.findall(r"`data\.(\w+)", text))
     assert mentioned <= set(DataConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("training", set(TrainingConfig.model_fields) - {"objective"}),  # there is one so far
+        ("instability", set(HealthConfig.model_fields)),
+        ("scale-out", {path.name for path in (ROOT / "examples" / "launch").glob("*.yaml")}),
+    ],
+)
+def test_the_other_pages_name_every_setting(page: str, names: set[str]) -> None:
+    for ending in (".md", ".zh.md"):
+        text = read(f"docs/guide/{page}{ending}")
+        assert [name for name in sorted(names) if f"`{name}" not in text] == []
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
