@@ -74,6 +74,11 @@ class Batches:
             return 1.0
         return float(self.lengths.sum()) / (self.pack_tokens * self._row_count)
 
+    def longest(self, epochs: int) -> int:
+        """Tokens of the longest batch in the first `epochs` epochs, whichever rank has it."""
+        plans = map(self._plan, range(epochs if self.shuffle else 1))
+        return max(int(np.add.reduceat(self.lengths[p.members], p.starts[:-1]).max()) for p in plans)
+
     @cached_property
     def _row_count(self) -> int:
         return self._plan(0).rows  # packing depends on the lengths alone: the same in every epoch

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -98,18 +98,17 @@ def planned(config: RunConfig, described: Architecture, data: Prepared | None) -
         steps = max(1, sum(part.max_steps or 0 for part in parts))
         assumed = f"every sample has {limit:,} tokens and there are {steps:,} steps: the data is not prepared"
         return Plan(load, steps * load.tokens * training.gradient_accumulation_steps, steps, assumed)
-    lengths = np.sort(data.train.lengths)
     counts = data.report["splits"]["train"]
     rows = ragged(config, data.train)
     steps = planned_steps(rows, training)
+    windows = steps * training.gradient_accumulation_steps
     load = replace(
         load,
-        tokens=config.data.pack_tokens or int(lengths[-samples:].sum()),
-        longest=int(lengths[-1]),
+        tokens=rows.longest(math.ceil(windows / len(rows))),
+        longest=int(rows.lengths.max()),
         learned=counts["trained_tokens"] / max(counts["tokens"], 1),
     )
-    windows = steps * training.gradient_accumulation_steps
-    return Plan(load, round(lengths.sum() / len(rows) * windows), steps)
+    return Plan(load, round(rows.lengths.sum() / len(rows) * windows), steps)
 
 
 def beside(config: RunConfig, data: Prepared, *, process: int) -> Mapping[str, Any]:

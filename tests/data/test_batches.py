@@ -98,6 +98,15 @@ def test_an_epoch_can_be_taken_up_at_any_position(
     assert rows_of(source.epoch(2, start)) == rows_of(source.epoch(2))[start:]
 
 
+@given(some_lengths, groupings, st.integers(1, 3), st.booleans())
+def test_the_longest_batch_is_that_of_the_epochs_asked_for(
+    lengths: list[int], grouping: dict[str, int], epochs: int, shuffle: bool
+) -> None:
+    source = of_lengths(lengths, **grouping, shuffle=shuffle)
+    met = [batch.input_ids.numel() for epoch in range(epochs) for batch in source.epoch(epoch)]
+    assert source.longest(epochs) == max(met)
+
+
 def test_seed_and_epoch_both_change_the_order_and_no_shuffle_keeps_it() -> None:
     lengths = [2] * 30
     orders = {
