@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from seektune.errors import ModelError
 from seektune.generation.sequence import Sequence
-from seektune.ops.paged_attention import Chunk, Decoding, attend_chunk, attend_decoding
+from seektune.ops.paged_attention import Chunk, Decoding, Scratch, attend_chunk, attend_decoding
 
 Scheduled = tuple[Sequence, int]
 """A sequence and how many of its pending tokens are computed."""
@@ -46,6 +46,15 @@ class KVCache:
 
         self.keys = [pool(key_width) for _ in range(layers)]
         self.values = [pool(value_width) for _ in range(layers)] if value_width else self.keys
+        self._scratch = (self.keys[0][:0], self.values[0][:0])
+
+    def scratch(self, pages: int) -> Scratch:
+        """Room for the keys and values of so many pages, the same for every layer and step."""
+        if len(self._scratch[0]) < pages:
+            # A fourth to spare: as sequences grow it would have to grow with each of their pages.
+            shapes = [(pages + pages // 4, *pool.shape[1:]) for pool in (self.keys[0], self.values[0])]
+            self._scratch = (self.keys[0].new_empty(shapes[0]), self.values[0].new_empty(shapes[1]))
+        return self._scratch
 
     def plan(self, chunks: Items[Scheduled]) -> Pass:
         """What a forward over these chunks, in this order, needs."""
@@ -82,6 +91,8 @@ class Pass:
             start = rows.stop
         self._decoding.sort(key=lambda item: item[1].computed)
         self.decoding = [self._group(group) for group in _groups(self._decoding, size)]
+        gathered = [len(group.pages) for group in self.decoding] + [len(c.pages) for c in self.later]
+        self._scratch = cache.scratch(max(gathered, default=0))
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
         """Write k (1, k, T, D) and v (1, k, T, V), attend with q (1, h, T, D) → (1, T, h, V)."""
@@ -129,10 +140,11 @@ class Pass:
         """Decoding sequences and some chunks: q (T, h, D) → out (T, h, V), cut to its width."""
         keys, values, width = self.cache.keys[layer], self.cache.values[layer], out.shape[-1]
         for group in self.decoding:
-            attended = attend_decoding(q[group.rows], keys, values, group, scaling)
+            attended = attend_decoding(q[group.rows], keys, values, group, scaling, self._scratch)
             out[group.rows] = attended[..., :width]
         for chunk in later:
-            out[chunk.rows] = attend_chunk(q[chunk.rows], keys, values, chunk, scaling)[..., :width]
+            attended = attend_chunk(q[chunk.rows], keys, values, chunk, scaling, self._scratch)
+            out[chunk.rows] = attended[..., :width]
 
     def _group(self, items: Items[tuple[int, Sequence]]) -> Decoding:
         places, sequences = [row for row, _ in items], [sequence for _, sequence in items]

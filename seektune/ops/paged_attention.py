@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Scratch = tuple[Tensor, Tensor]
+"""Room for gathered keys (≥ pages, P, k, D) and values: fresh memory costs as much as copying."""
+
 
 class Decoding(NamedTuple):
     """N sequences of similar length with one new token each."""
@@ -30,20 +33,24 @@ class Chunk(NamedTuple):
     mask: Tensor  # (C, M·P) 0 where a key is seen, −inf elsewhere
 
 
-def attend_decoding(q: Tensor, keys: Tensor, values: Tensor, group: Decoding, scaling: float) -> Tensor:
+def attend_decoding(
+    q: Tensor, keys: Tensor, values: Tensor, group: Decoding, scaling: float, scratch: Scratch
+) -> Tensor:
     """q (N, h, D), keys (pages, P, k, D), values (pages, P, k, V), which may be the keys → (N, h, V).
 
     The queries of the heads that share keys are rows of one product: nothing is repeated.
     """
     n, heads = q.shape[0], keys.shape[2]
-    k, v = (held.transpose(1, 2) for held in _gathered(keys, values, group.pages, n))
+    k, v = (held.transpose(1, 2) for held in _gathered(keys, values, group.pages, n, scratch))
     q = q.unflatten(1, (heads, -1))  # (N, k, h/k, D)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask, scale=scaling).flatten(1, 2)
 
 
-def attend_chunk(q: Tensor, keys: Tensor, values: Tensor, chunk: Chunk, scaling: float) -> Tensor:
+def attend_chunk(
+    q: Tensor, keys: Tensor, values: Tensor, chunk: Chunk, scaling: float, scratch: Scratch
+) -> Tensor:
     """q (C, h, D), keys (pages, P, k, D), values (pages, P, k, V), which may be the keys → (C, h, V)."""
-    k, v = (held.transpose(1, 2) for held in _gathered(keys, values, chunk.pages, 1))
+    k, v = (held.transpose(1, 2) for held in _gathered(keys, values, chunk.pages, 1, scratch))
     out = F.scaled_dot_product_attention(
         q.transpose(0, 1).unsqueeze(0),
         k,
@@ -67,7 +74,11 @@ def paged_attention_reference(
     return torch.einsum("hcl,lhv->chv", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
-def _gathered(keys: Tensor, values: Tensor, pages: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _gathered(keys: Tensor, values: Tensor, pages: Tensor, n: int, scratch: Scratch) -> tuple[Tensor, Tensor]:
     """Keys and values of n sequences as (n, M·P, k, ·); copied once where both are one tensor."""
-    k = keys.index_select(0, pages).view(n, -1, *keys.shape[2:])
-    return k, (k if values is keys else values.index_select(0, pages).view(n, -1, *values.shape[2:]))
+    pools = (keys,) if values is keys else (keys, values)
+    held = [
+        torch.index_select(pool, 0, pages, out=part[: len(pages)]).view(n, -1, *pool.shape[2:])
+        for pool, part in zip(pools, scratch, strict=False)
+    ]
+    return held[0], held[-1]

@@ -25,6 +25,10 @@ def pools(heads: int, width: int, value_width: int) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
+def scratch(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.full_like(keys, torch.nan), torch.full_like(values, torch.nan)
+
+
 def mask(lengths: list[int], keys: int) -> Tensor:
     seen = torch.arange(keys) < torch.tensor(lengths)[:, None]
     return torch.zeros(seen.shape, dtype=torch.float64).masked_fill(~seen, -torch.inf)
@@ -37,7 +41,7 @@ def test_decoding_together_equals_each_sequence_alone(heads: int, groups: int, v
     q = torch.randn(3, heads * groups, 8, dtype=torch.float64)
     padded = torch.tensor([table + table[:1] * (3 - len(table)) for table in tables])
     group = Decoding(slice(0, 3), padded.flatten(), mask(lengths, 12)[:, None, None])
-    out = attend_decoding(q, keys, values, group, SCALING)
+    out = attend_decoding(q, keys, values, group, SCALING, scratch(keys, values))
     for row, (length, table) in enumerate(zip(lengths, tables, strict=True)):
         alone = paged_attention_reference(
             q[row : row + 1], keys, values, torch.tensor(table), length - 1, SCALING
@@ -52,7 +56,7 @@ def test_a_chunk_behind_a_past_equals_the_formula(heads: int, groups: int, past:
     pages = torch.tensor([4, 9, 1])[: -(-(past + new) // PAGE)]
     q = torch.randn(new, heads * groups, 8, dtype=torch.float64)
     chunk = Chunk(slice(0, new), pages, mask([past + 1 + i for i in range(new)], len(pages) * PAGE))
-    out = attend_chunk(q, keys, values, chunk, SCALING)
+    out = attend_chunk(q, keys, values, chunk, SCALING, scratch(keys, values))
     alone = paged_attention_reference(q, keys, values, pages, past, SCALING)
     torch.testing.assert_close(out, alone, **EXACT)
 
@@ -63,13 +67,15 @@ def test_keys_may_serve_as_values() -> None:
     pages = torch.tensor([3, 8])
     group = Decoding(slice(0, 1), pages, mask([7], 8)[:, None, None])
     alone = paged_attention_reference(q, keys, keys.clone(), pages, 6, SCALING)
-    torch.testing.assert_close(attend_decoding(q, keys, keys, group, SCALING), alone, **EXACT)
+    torch.testing.assert_close(
+        attend_decoding(q, keys, keys, group, SCALING, scratch(keys, keys)), alone, **EXACT
+    )
 
 
 def test_what_a_mask_hides_may_hold_anything_finite() -> None:
     keys, values = pools(2, 8, 8)
     q = torch.randn(1, 4, 8, dtype=torch.float64)
     group = Decoding(slice(0, 1), torch.tensor([3, 8]), mask([5], 8)[:, None, None])
-    before = attend_decoding(q, keys, values, group, SCALING)
+    before = attend_decoding(q, keys, values, group, SCALING, scratch(keys, values))
     keys[8, 1:], values[8, 1:] = 1e30, -1e30
-    assert torch.equal(attend_decoding(q, keys, values, group, SCALING), before)
+    assert torch.equal(attend_decoding(q, keys, values, group, SCALING, scratch(keys, values)), before)
