@@ -10,8 +10,11 @@ import torch
 from seektune.adapters.attach import attach
 from seektune.adapters.store import save_adapter
 from seektune.config.adapter import AdapterSpec
+from seektune.generation.adapters import AttachedAdapters
 from seektune.generation.engine import Engine
 from seektune.generation.request import Output, Request
+from seektune.generation.runner import PackedRunner
+from seektune.generation.sequence import Sequence as Running
 from seektune.models.load import Loaded, load_model
 
 
@@ -72,3 +75,19 @@ def far_adapter(loaded: Loaded, name: str = "default", seed: int = 1, **spec: ob
 def far_folder(base: str, folder: Path, seed: int = 1, **spec: object) -> Path:
     """Such an adapter as a folder."""
     return save_adapter(far_adapter(load_model(f"tiny/{base}"), seed=seed, **spec), folder)
+
+
+def logits_in_steps(loaded: Loaded, ids: tuple[int, ...], cuts: list[int]) -> torch.Tensor:
+    """Logits after each cut, through the cache."""
+    runner = PackedRunner(loaded, AttachedAdapters(loaded), num_pages=30, page_size=4)
+    adapter = "default" if hasattr(loaded.model, "attachment") else None
+    sequence = Running(Request(id="0", prompt=ids, adapter=adapter), len(ids))
+    sequence.table.pages = list(reversed(range(30)))
+    found = []
+    with torch.no_grad():
+        for cut in cuts:
+            sequence.tokens = list(ids[: sequence.computed + cut])
+            _, logits = runner.run([(sequence, cut)])
+            sequence.computed += cut
+            found.append(logits)
+    return torch.cat(found)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from seektune.errors import ModelError
 from seektune.generation.sequence import Sequence
@@ -64,7 +64,7 @@ class KVCache:
 class Pass:
     """One forward: which token is which sequence's, where it is written and what it sees.
 
-    It travels to our attention as the keyword argument `paged`.
+    It travels to the attention modules as the keyword argument `paged`.
     """
 
     def __init__(self, cache: KVCache, chunks: Items[Scheduled]) -> None:
@@ -94,14 +94,13 @@ class Pass:
         gathered = [len(group.pages) for group in self.decoding] + [len(c.pages) for c in self.later]
         self._scratch = cache.scratch(max(gathered, default=0))
 
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-        """Write k (1, k, T, D) and v (1, k, T, V), attend with q (1, h, T, D) → (1, T, h, V)."""
-        layer = self.layer(module)
-        self.write(layer, k[0].transpose(0, 1), v[0].transpose(0, 1))
-        out = q.new_empty(q.shape[2], q.shape[1], v.shape[-1])
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        """Write k (T, k, D) and v (T, k, V), attend with q (T, h, D) → (T, h, V)."""
+        self.write(layer, k, v)
+        out = q.new_empty(*q.shape[:2], v.shape[-1])
         self.attend_fresh(q, k, v, scaling, out)
-        self.attend_past(layer, q[0].transpose(0, 1), scaling, out, self.later)
-        return out.unsqueeze(0)
+        self.attend_past(layer, q, scaling, out, self.later)
+        return out
 
     def layer(self, module: Any) -> int:
         """The number of an attention module; refuses what pages cannot do for it."""
@@ -117,14 +116,14 @@ class Pass:
                 pool[layer].flatten(0, 1).index_copy_(0, self.slots, new)
 
     def attend_fresh(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, out: Tensor) -> None:
-        """Sequences from their first token on: q (1, h, T, D), k, v (1, k, T, ·) → out (T, h, V)."""
+        """Sequences from their first token on: q (T, h, D), k, v (T, k, ·) → out (T, h, V)."""
         width = v.shape[-1]
-        if width < q.shape[-1]:  # the fused kernels want equal widths
-            v = F.pad(v, (0, q.shape[-1] - width))
         for rows in self.fresh:
-            part = (q[:, :, rows], k[:, :, rows], v[:, :, rows])
+            part = [x[rows].transpose(0, 1).unsqueeze(0) for x in (q, k, v)]
+            if width < q.shape[-1]:  # the fused kernels want equal widths
+                part[2] = F.pad(part[2], (0, q.shape[-1] - width))
             attended = F.scaled_dot_product_attention(
-                *part, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+                part[0], part[1], part[2], is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
             out[rows] = attended[0, ..., :width].transpose(0, 1)
 

@@ -1,4 +1,4 @@
-"""The forms that a model's modules take during a step: latent attention absorbed, linears for few rows.
+"""The forms that a model's modules take during a step: attention over pages, linears for few rows.
 
 Only the class of a module object is exchanged, for the time of one forward: whoever else holds the model, to
 train it or to attach adapters, finds it as it was.
@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seektune.adapters.fused import FusedAttention, FusedMLP
+from seektune.adapters.fused import FusedMLP
 from seektune.adapters.wrap import AdaptedLinear
+from seektune.generation.heads import PagedAttention
 from seektune.generation.latent import LatentAttention
 from seektune.ops.few_rows_linear import few_rows_linear
 from seektune.ops.multi_lora import multi_lora_
@@ -45,7 +46,7 @@ def step_forms(model: nn.Module) -> list[Form]:
     """The modules of a model that have a form for steps, and that form."""
     forms: list[Form] = []
     for module in model.modules():
-        if isinstance(module, FusedMLP | FusedAttention):
+        if isinstance(module, FusedMLP):
             forms.append((module, module.unfused))  # it calls its linears, which have forms of their own
         elif (form := _FORMS.get(type(module).__name__)) is not None:
             forms.append((module, form))
@@ -69,6 +70,9 @@ def in_forms(forms: Sequence[Form]) -> Iterator[None]:
 _FORMS: dict[str, type[nn.Module]] = {
     "Linear": FewRowsLinear,
     "AdaptedLinear": FewRowsAdaptedLinear,
+    "LlamaAttention": PagedAttention,
+    "Qwen2Attention": PagedAttention,
+    "FusedAttention": PagedAttention,
     "DeepseekV2Attention": LatentAttention,
     "DeepseekV3Attention": LatentAttention,
     "FusedLatentAttention": LatentAttention,

@@ -69,9 +69,8 @@ class LatentAttention(nn.Module):
         out = q.new_empty(len(x), self.num_heads, self.v_head_dim)
         if paged.fresh:
             kv = self.kv_b_proj(latent).unflatten(-1, (self.num_heads, -1))
-            heads = (torch.cat([q_nope, q_rope], dim=-1), *self._keys_and_values(kv, k_rope))
-            q_all, k, v = (head.transpose(0, 1).unsqueeze(0) for head in heads)
-            paged.attend_fresh(q_all, k, v, self.scaling, out)
+            k, v = self._keys_and_values(kv, k_rope)
+            paged.attend_fresh(torch.cat([q_nope, q_rope], dim=-1), k, v, self.scaling, out)
         narrow = []
         for chunk in paged.later:
             if not self._expands(chunk):

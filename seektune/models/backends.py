@@ -5,7 +5,7 @@ Both names are "seektune". A model that carries no adapter computes what stock t
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,6 @@ from seektune.models.families import Family
 from seektune.ops.packed_attention import packed_attention
 
 NAME = "seektune"
-
-
-class Paged(Protocol):
-    """Keys and values of sequences under way, as the generation engine keeps them."""
-
-    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-        """Take the new k and v (1, k, T, ·) and attend with q (1, h, T, D) → (1, T, h, V)."""
-        ...
 
 
 def install(model: PreTrainedModel, family: Family) -> None:
@@ -55,16 +47,12 @@ def attention(
     cu_seq_lens_q: Tensor | None = None,
     sliding_window: int | None = None,
     position_ids: Tensor | None = None,
-    paged: Paged | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """softmax(q kᵀ · scaling) v: ragged where boundaries are given, else causal SDPA honouring the mask.
 
-    query (B, h, T, D), key and value (B, k, L, ·) → (B, T, h, V). With `cu_seq_lens_q` or `paged` B is 1 and
-    L is T; `paged` holds the earlier keys and values of the row's sequences, and takes these.
+    query (B, h, T, D), key and value (B, k, L, ·) → (B, T, h, V). With `cu_seq_lens_q` B is 1 and L is T.
     """
-    if paged is not None:
-        return paged.attend(module, query, key, value, scaling), None
     if cu_seq_lens_q is None:
         if attention_mask is None and position_ids is not None:
             _refuse_hidden_boundaries(position_ids)

@@ -39,18 +39,16 @@ def test_one_pass_over_a_mix_equals_each_sequence_alone() -> None:
         pool.normal_()
     paged = held.plan(chunks)
     assert [group.rows for group in paged.decoding] == [slice(7, 8), slice(0, 1)]
-    q, k, v = (torch.randn(1, n, 12, WIDTH, dtype=torch.float64) for n in (HEADS * GROUP, HEADS, HEADS))
-    out = paged.attend(SimpleNamespace(layer_idx=1), q, k, v, 0.3)  # type: ignore[arg-type]
+    q, k, v = (torch.randn(12, n, WIDTH, dtype=torch.float64) for n in (HEADS * GROUP, HEADS, HEADS))
+    out = paged.attend(1, q, k, v, 0.3)
     start = 0
     for item, count in chunks:
         rows = slice(start, start + count)
         pages = torch.tensor(item.table.pages)
         written = held.keys[1][pages].flatten(0, 1)[item.computed : item.computed + count]
-        assert torch.equal(written, k[0, :, rows].transpose(0, 1))
-        alone = paged_attention_reference(
-            q[0, :, rows].transpose(0, 1), held.keys[1], held.values[1], pages, item.computed, 0.3
-        )
-        torch.testing.assert_close(out[0, rows], alone, rtol=0, atol=1e-12)
+        assert torch.equal(written, k[rows])
+        alone = paged_attention_reference(q[rows], held.keys[1], held.values[1], pages, item.computed, 0.3)
+        torch.testing.assert_close(out[rows], alone, rtol=0, atol=1e-12)
         start = rows.stop
     assert not held.keys[0].any()
 

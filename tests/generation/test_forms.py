@@ -6,6 +6,7 @@ from engine_runs import far_adapter
 
 from seektune.adapters.fused import FusedMLP
 from seektune.generation.forms import FewRowsAdaptedLinear, FewRowsLinear, in_forms, step_forms
+from seektune.generation.heads import PagedAttention
 from seektune.generation.latent import LatentAttention
 from seektune.models.load import load_model
 
@@ -35,7 +36,8 @@ def test_every_linear_of_a_model_takes_its_form_and_the_head_too() -> None:
     loaded = load_model("tiny/llama")
     forms = step_forms(loaded.model)
     linears = [module for module in loaded.model.modules() if isinstance(module, torch.nn.Linear)]
-    assert [module for module, _ in forms] == linears
+    assert [module for module, form in forms if form is FewRowsLinear] == linears
+    assert [form for _, form in forms].count(PagedAttention) == 2
     assert loaded.model.lm_head in linears
     x = torch.randn(1, 5, 64)
     with torch.no_grad():
@@ -48,7 +50,8 @@ def test_every_linear_of_a_model_takes_its_form_and_the_head_too() -> None:
 @pytest.mark.parametrize("base", ["llama", "deepseek_v3"])
 def test_an_attached_adapter_computes_the_same_in_the_forms(base: str) -> None:
     loaded = far_adapter(load_model(f"tiny/{base}", dtype="float64"))
-    forms = [(module, form) for module, form in step_forms(loaded.model) if form is not LatentAttention]
+    over_pages = (LatentAttention, PagedAttention)
+    forms = [(module, form) for module, form in step_forms(loaded.model) if form not in over_pages]
     assert any(isinstance(module, FusedMLP) for module, _ in forms)
     assert any(form is FewRowsAdaptedLinear for _, form in forms)
     ids = torch.randint(3, 250, (1, 7))

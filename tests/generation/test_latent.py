@@ -4,32 +4,12 @@ import copy
 
 import pytest
 import torch
-from engine_runs import far_adapter, prompts
+from engine_runs import far_adapter, logits_in_steps, prompts
 
-from seektune.generation.adapters import AttachedAdapters
-from seektune.generation.request import Request
-from seektune.generation.runner import PackedRunner
-from seektune.generation.sequence import Sequence
-from seektune.models.load import Loaded, load_model
+from seektune.models.load import load_model
 
 NAMES = ["deepseek_v2", "deepseek_v2_lite", "deepseek_v3"]
 TOLERANCE = 1e-6  # V2 rotates and routers compute in float32 even in a float64 model
-
-
-def logits_in_steps(loaded: Loaded, ids: tuple[int, ...], cuts: list[int]) -> torch.Tensor:
-    """Logits after each cut, through the cache."""
-    runner = PackedRunner(loaded, AttachedAdapters(loaded), num_pages=30, page_size=4)
-    adapter = "default" if hasattr(loaded.model, "attachment") else None
-    sequence = Sequence(Request(id="0", prompt=ids, adapter=adapter), len(ids))
-    sequence.table.pages = list(reversed(range(30)))
-    found = []
-    with torch.no_grad():
-        for cut in cuts:
-            sequence.tokens = list(ids[: sequence.computed + cut])
-            _, logits = runner.run([(sequence, cut)])
-            sequence.computed += cut
-            found.append(logits)
-    return torch.cat(found)
 
 
 @pytest.mark.parametrize("targets", [None, ["kv_b_proj"], "all-linear"])
