@@ -96,7 +96,7 @@ def planned(config: RunConfig, described: Architecture, data: Prepared | None) -
     if data is None:
         parts = training.stages or [training]
         steps = max(1, sum(part.max_steps or 0 for part in parts))
-        assumed = f"every sample has {limit:,} tokens, steps are {steps:,}: the data is not prepared"
+        assumed = f"every sample has {limit:,} tokens and steps are {steps:,}: the data is not prepared"
         return Plan(load, steps * load.tokens * training.gradient_accumulation_steps, steps, assumed)
     counts = data.report["splits"]["train"]
     rows = ragged(config, data.train)

@@ -85,7 +85,7 @@ def test_without_a_tokenizer_the_worst_row_is_assumed_and_said(
     large = config.model_copy(update={"base_model": "deepseek-ai/DeepSeek-V2-Lite"})
     page = io.StringIO()
     found = estimate.run(large, console=Console(file=page, width=200))
-    assert "every sample has 2,048 tokens and there are 3 steps" in page.getvalue()
+    assert "every sample has 2,048 tokens and steps are 3:" in page.getvalue()
     assert found["cuda"].tokens == 3 * 8 * 2048
     assert not (config.output_dir / "data").exists()
 
