@@ -46,7 +46,8 @@ CHUNK = b"40\r\n" + b" " * 64 + b"\r\n"
 
 def test_a_body_is_bounded_in_size_and_time_however_it_comes():
     with running(load_model("tiny/llama"), max_body_bytes=100, body_timeout=0.5) as at:
-        chunked = exchange(at.url, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", CHUNK * 2, b"0\r\n\r\n")
+        # Nothing after the byte too many: what a closed connection still gets makes it reset the answer.
+        chunked = exchange(at.url, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", CHUNK * 2)
         assert chunked.startswith(b"HTTP/1.1 413")
         claimed = exchange(at.url, HEAD + b"Content-Length: 101\r\n\r\n")
         assert claimed.startswith(b"HTTP/1.1 413")

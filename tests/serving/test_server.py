@@ -20,12 +20,19 @@ from seektune.models.load import load_model
 from seektune.serving.auth import Keys
 from seektune.serving.server import open_service
 
+# A shell ignores Ctrl-C for what it runs in the background, and so would every process under it.
+SERVE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from seektune.cli import main
+main()
+"""
 LONG = {"model": "tiny/llama", "prompt": "x", "ignore_eos": True, "stream": True, "temperature": 0}
 
 
 @contextmanager
 def process(arguments: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "seektune", "serve", "tiny/llama", "--port", "0", *arguments]
+    command = [sys.executable, "-c", SERVE, "serve", "tiny/llama", "--port", "0", *arguments]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
