@@ -21,7 +21,7 @@ from seektune.config.serving import serve_config
 from seektune.models.load import Loaded, load_model
 from seektune.serving.app import Service
 from seektune.serving.auth import Keys, read_keys
-from seektune.serving.server import open_service, server_of
+from seektune.serving.server import listen, open_service, server_of
 
 USE, ADMINISTER = "use-0123456789abcdef", "adm-0123456789abcdef"
 KEYS = read_keys(None, {"SEEKTUNE_API_KEYS": f"use:{USE},administer:{ADMINISTER}"})
@@ -56,7 +56,7 @@ def running(
     """A server in a thread of its own, ended in order."""
     service = open_service(loaded, serve_config({"port": 0} | serving, overrides), keys or Keys(), adapters)
     server = server_of(service)
-    with server.config.bind_socket() as listening:
+    with listen(service.config) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

@@ -15,7 +15,7 @@ from seektune.config.serving import ServeConfig
 from seektune.errors import ConfigError
 from seektune.recipes.adapted import adapter_folder, adapter_name, open_base
 from seektune.serving.auth import read_keys, refuse_open_address
-from seektune.serving.server import open_service, server_of
+from seektune.serving.server import listen, open_service, server_of
 
 
 def run(
@@ -35,16 +35,16 @@ def run(
     keys = read_keys(api_keys, os.environ)
     refuse_open_address(config.serving.host, keys)
     asked = [named(text) for text in adapters]
-    base, own = open_base(model)
-    folders = {adapter_name(folder): folder for folder in own} | dict(asked)
-    if len(folders) < len(own) + len(asked):
-        raise ConfigError(f"two adapters have one name: {', '.join(name for name, _ in asked)}")
-    service = open_service(base, config, keys, folders)
-    server = server_of(service)
-    with closing(service), server.config.bind_socket() as listening:
-        names = [served.name for served in service.names.all()]
-        console.print(page(listening, names, bool(keys.roles)), soft_wrap=True)
-        server.run([listening])
+    with listen(config.serving) as listening:  # an address that is taken is known before anything is loaded
+        base, own = open_base(model)
+        folders = {adapter_name(folder): folder for folder in own} | dict(asked)
+        if len(folders) < len(own) + len(asked):
+            raise ConfigError(f"two adapters have one name: {', '.join(name for name, _ in asked)}")
+        with closing(open_service(base, config, keys, folders)) as service:
+            names = [served.name for served in service.names.all()]
+            listening.listen()  # who calls as soon as the page says so waits and is not refused
+            console.print(page(listening, names, bool(keys.roles)), soft_wrap=True)
+            server_of(service).run([listening])
 
 
 def named(text: str) -> tuple[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ from seektune.serving.worker import Worker
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Service:
@@ -55,7 +58,10 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.ensure_future(_watch(service)) if service.config.adapter_poll else None
         yield
+        if watching:
+            watching.cancel()
         service.close()
 
     app = FastAPI(
@@ -70,6 +76,13 @@ def create_app(service: Service) -> FastAPI:
     _add_adapters(app, service)
     _add_state(app, service)
     return app
+
+
+async def _watch(service: Service) -> None:
+    while True:
+        await asyncio.sleep(service.config.adapter_poll)
+        for line in await asyncio.to_thread(service.registry.poll):
+            _log.warning("%s", line)
 
 
 def _middleware(service: Service) -> list[Middleware]:

@@ -35,3 +35,9 @@ def test_an_open_address_without_keys_is_refused_before_anything_is_loaded(monke
     monkeypatch.delenv("SEEKTUNE_API_KEYS", raising=False)
     with pytest.raises(ConfigError, match="there are no API keys"):
         run("no/such/model", config=serve_config({"host": "0.0.0.0"}))
+
+
+def test_a_run_and_an_adapter_of_one_name_are_refused(finished: Path):
+    given = [f"run={finished}"]
+    with pytest.raises(ConfigError, match="two adapters have one name: run"):
+        run(str(finished), config=serve_config({"port": 0}), adapters=given)

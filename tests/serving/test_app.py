@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -296,3 +297,16 @@ def test_adapters_are_loaded_aliased_swapped_and_unloaded(signed: Mapping[str, P
         assert change("POST", name="letter", version="1").json()["key"] == first["key"]
     with running(load_model("tiny/llama"), adapter_root=root) as at:  # what was served last is again
         assert said("letter") == "AAAA"
+
+
+def test_a_watched_root_serves_what_is_put_there(signed: Mapping[str, Path], tmp_path: Path):
+    root = tmp_path / "root"
+    root.mkdir()
+    with running(load_model("tiny/llama"), adapter_root=root, adapter_poll=0.05) as at:
+        assert [model.id for model in at.openai().models.list()] == ["tiny/llama"]
+        shutil.copytree(signed["A"], root / "new")
+        ends = time.monotonic() + 60
+        while "new" not in at.service.registry.published.names and time.monotonic() < ends:
+            time.sleep(0.05)
+        got = at.openai().completions.create(model="new", prompt="x", max_tokens=3, temperature=0)
+        assert got.choices[0].text == "AAA"

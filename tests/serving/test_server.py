@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from seektune.config.serving import serve_config
 from seektune.errors import ConfigError
 from seektune.models.load import load_model
 from seektune.serving.auth import Keys
-from seektune.serving.server import open_service
+from seektune.serving.server import listen, open_service
 
 # A shell ignores Ctrl-C for what it runs in the background, and so would every process under it.
 SERVE = """
@@ -88,3 +89,14 @@ def test_a_second_signal_stops_at_once():
 def test_an_open_address_without_keys_is_refused():
     with pytest.raises(ConfigError, match="there are no API keys"):
         open_service(load_model("tiny/llama"), serve_config({"host": "0.0.0.0"}), Keys())
+
+
+def test_an_address_is_listened_on_without_delay_or_refused_by_name():
+    with listen(serve_config({"port": 0}).serving) as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle's delay on
+        port = listening.getsockname()[1]
+        listening.listen()
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1, port {port}: Address already"):
+            listen(serve_config({"port": port}).serving)
+    with pytest.raises(ConfigError, match=r"cannot listen on no\.such"):
+        listen(serve_config({"host": "no.such.host.invalid"}).serving)
