@@ -175,6 +175,9 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may call; several times.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16; auto is the checkpoint's.")
+    ] = "auto",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="E.g. engine.max_num_seqs=32; several times.")
     ] = None,
@@ -185,7 +188,8 @@ def serve(
 
     given = {"host": host, "port": port, "cors_origins": cors_origin or ()}
     config = serve_config(given, settings or ())
-    recipe.run(model, config=config, adapters=[*(adapters or ()), *(more or ())], api_keys=api_keys)
+    named = [*(adapters or ()), *(more or ())]
+    recipe.run(model, config=config, adapters=named, api_keys=api_keys, dtype=dtype)
 
 
 @app.command()

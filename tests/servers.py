@@ -1,4 +1,4 @@
-"""Real servers on tiny models, and adapters that sign what they answer."""
+"""Real servers on tiny models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from typing import Any
 
 import httpx
 import openai
-import torch
 
-from seektune.adapters.attach import attach
-from seektune.adapters.store import save_adapter
-from seektune.config.adapter import AdapterSpec
 from seektune.config.serving import serve_config
-from seektune.models.load import Loaded, load_model
+from seektune.models.load import Loaded
 from seektune.serving.app import Service
 from seektune.serving.auth import Keys, read_keys
 from seektune.serving.server import listen, open_service, server_of
@@ -68,21 +64,3 @@ def running(
             server.should_exit = True
             thread.join(60)
             assert not thread.is_alive()
-
-
-def signing_adapter(folder: Path, letter: str, base: str = "tiny/llama", length: int = 12) -> Path:
-    """An adapter of `base` taught to answer anything with `letter` alone."""
-    loaded = attach(load_model(base), AdapterSpec(r=4, lora_alpha=16, target_modules=["attention", "dense"]))
-    trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    [token] = loaded.tokenizer(letter, add_special_tokens=False)["input_ids"]
-    rng = torch.Generator().manual_seed(ord(letter))
-    optimizer = torch.optim.AdamW(trained, lr=2e-2)
-    for _ in range(60):
-        prompt = torch.randint(0, 264, (16, 24), generator=rng)
-        rows = torch.cat([prompt, torch.full((16, length), token)], dim=1)
-        logits = loaded.model(rows[:, :-1], use_cache=False).logits[:, -length:]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, -length:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return save_adapter(loaded, folder / letter)

@@ -31,16 +31,17 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
     return loaded
 
 
-def open_base(model: str) -> tuple[Loaded, list[Path]]:
+def open_base(model: str, dtype: str = "auto") -> tuple[Loaded, list[Path]]:
     """The base of a run folder and the folder of its adapter, or any base and nothing.
 
-    Raises ConfigError for a run that has no adapter yet.
+    `dtype` auto is the run's, or the checkpoint's. Raises ConfigError for a run that has no adapter yet.
     """
     run = Path(model)
     if not (run / "run.yaml").exists():
-        return load_model(model), []
+        return load_model(model, dtype=dtype), []
     config = read_finished(run)
-    loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
+    chosen = config.compute_dtype if dtype == "auto" else dtype
+    loaded = load_model(config.base_model, dtype=chosen, dequantize=config.dequantize)
     return loaded, [run / "adapter"]
 
 

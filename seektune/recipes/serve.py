@@ -24,6 +24,7 @@ def run(
     config: ServeConfig,
     adapters: Sequence[str] = (),
     api_keys: Path | None = None,
+    dtype: str = "auto",
     console: Console | None = None,
 ) -> None:
     """Serve until a signal asks for an end; `adapters` are `name=folder`, a run's or an adapter's.
@@ -36,7 +37,7 @@ def run(
     refuse_open_address(config.serving.host, keys)
     asked = [named(text) for text in adapters]
     with listen(config.serving) as listening:  # an address that is taken is known before anything is loaded
-        base, own = open_base(model)
+        base, own = open_base(model, dtype)
         folders = {adapter_name(folder): folder for folder in own} | dict(asked)
         if len(folders) < len(own) + len(asked):
             raise ConfigError(f"two adapters have one name: {', '.join(name for name, _ in asked)}")

@@ -13,7 +13,7 @@ from seektune.generation.request import Output
 from seektune.serving.outbox import Outbox
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-_STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_FINE = tuple(1e-5 * 1.5**power for power in range(36))  # to 14 s
 
 
 class Metrics:
@@ -53,7 +53,13 @@ class Metrics:
             registry=registry,
         )
         self._steps = Histogram(
-            "seektune_step_seconds", "One step of the engine", buckets=_STEPS, registry=registry
+            "seektune_step_seconds", "One step of the engine", buckets=_FINE, registry=registry
+        )
+        self._swaps = Histogram(
+            "seektune_swap_seconds",
+            "What publishing or retiring an adapter kept the engine from its next step",
+            buckets=_FINE,
+            registry=registry,
         )
         self._batch = Gauge("seektune_batch_size", "Answers that the last step moved on", registry=registry)
 
@@ -77,6 +83,10 @@ class Metrics:
         """Count a step of the engine that moved `size` answers on."""
         self._steps.observe(seconds)
         self._batch.set(size)
+
+    def swapped(self, seconds: float) -> None:
+        """Count an adapter published or retired."""
+        self._swaps.observe(seconds)
 
     def generated(self, outbox: Outbox, output: Output) -> None:
         """Count the tokens of an output."""

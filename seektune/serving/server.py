@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -100,10 +102,7 @@ def open_service(
     base = base_name(loaded)
 
     def send(command: Command) -> None:
-        if isinstance(command, Publish):
-            worker.send(lambda: slots.publish(command.staged))
-        else:
-            worker.send(lambda: slots.retire(command.key))
+        worker.send(partial(_apply, slots, metrics, command))
 
     root = serving.adapter_root
     state = serving.adapter_state or (root / STATE if root else None)
@@ -118,3 +117,12 @@ def open_service(
         service.close()
         raise
     return service
+
+
+def _apply(slots: Slots, metrics: Metrics, command: Command) -> None:
+    began = time.perf_counter()
+    if isinstance(command, Publish):
+        slots.publish(command.staged)
+    else:
+        slots.retire(command.key)
+    metrics.swapped(time.perf_counter() - began)

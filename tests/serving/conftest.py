@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from servers import KEYS, Running, running, signing_adapter
+from serve_load import signing_adapter
+from servers import KEYS, Running, running
 
 from seektune.adapters.attach import attach
 from seektune.adapters.slots import Slots

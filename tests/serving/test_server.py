@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import httpx
 import pytest
+from serve_load import process
 
 from seektune.config.serving import serve_config
 from seektune.errors import ConfigError
@@ -21,35 +17,12 @@ from seektune.models.load import load_model
 from seektune.serving.auth import Keys
 from seektune.serving.server import listen, open_service
 
-# A shell ignores Ctrl-C for what it runs in the background, and so would every process under it.
-SERVE = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from seektune.cli import main
-main()
-"""
 LONG = {"model": "tiny/llama", "prompt": "x", "ignore_eos": True, "stream": True, "temperature": 0}
-
-
-@contextmanager
-def process(arguments: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-c", SERVE, "serve", "tiny/llama", "--port", "0", *arguments]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as server:
-        try:
-            assert server.stdout is not None
-            found = re.search(r"http://\S+:\d+", server.stdout.readline())
-            assert found
-            yield server, found.group()
-        finally:
-            server.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_answers_come_to_their_end_and_takes_no_new_ones(number: signal.Signals):
-    with process() as (server, url):
+    with process("tiny/llama") as (server, url):
         body = LONG | {"max_tokens": 600}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
             lines = answer.iter_lines()
@@ -64,7 +37,7 @@ def test_a_signal_lets_answers_come_to_their_end_and_takes_no_new_ones(number: s
 
 
 def test_a_second_signal_stops_at_once():
-    with process(["--set", "serving.drain_timeout=600"]) as (server, url):
+    with process("tiny/llama", ["--set", "serving.drain_timeout=600"]) as (server, url):
         body = LONG | {"max_tokens": 4000, "n": 16}
 
         def read() -> None:
