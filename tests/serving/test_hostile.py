@@ -249,7 +249,9 @@ def said_to(at: Running, request: bytes) -> bytes:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
             return connection.recv(65536)
-        except ConnectionError:  # it was cut off while it was still talking
+        except TimeoutError:  # left hanging
+            raise
+        except OSError:  # it was cut off while it was still talking
             return b""
 
 
