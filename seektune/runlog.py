@@ -97,6 +97,12 @@ def _lines(path: Path) -> Iterator[tuple[str, StepMetrics]]:
             raise TrainingError(f"{path}:{number} is not a training step: {error}") from None
 
 
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file, None where there is none."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seektune.errors import TrainingError
-from seektune.runlog import Log, append, cut, read, write_json
+from seektune.runlog import Log, append, cut, read, read_json, write_json
 from seektune.types import StepMetrics
 
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
@@ -161,3 +161,9 @@ def test_a_line_that_finds_no_room_leaves_no_part_of_itself(tmp_path: Path) -> N
     )
     assert path.read_text().endswith("\n")
     assert [metrics.step for metrics in read(path)] == list(range(1, int(done.stdout)))
+
+
+def test_json_is_read_as_it_was_written_and_none_where_there_is_none(tmp_path: Path) -> None:
+    write_json(tmp_path / "one.json", {"表": [1, None]})
+    assert read_json(tmp_path / "one.json") == {"表": [1, None]}
+    assert read_json(tmp_path / "other.json") is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from seektune.adapters.attach import Delta
 from seektune.adapters.experts import ExpertsLowRank
+from seektune.adapters.folder import NAME, versioned
 from seektune.adapters.lowrank import LowRank
 from seektune.adapters.store import Limits, read_adapter
 from seektune.errors import AdapterError
@@ -21,8 +21,6 @@ from seektune.ops.multi_expert_lora import ExpertLora
 
 TEXT_GROUPS = ("attention", "dense", "shared", "routed")
 """Groups whose rows are tokens of a request, so that a row can have its own adapter."""
-
-_VERSION_DIGITS = 16  # of the content hash in a key
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,7 @@ def check_adapter(
     Raises AdapterError when the folder leaves `root`, exceeds `limits`, was trained on another base, or does
     not fit this one in any name, shape, dtype or value.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}", name):
+    if not NAME.fullmatch(name):
         raise AdapterError(
             f"{name!r} cannot name an adapter: use at most 128 letters, digits, . _ + and -, the first a "
             "letter or digit"
@@ -66,7 +64,7 @@ def check_adapter(
         else:
             experts[site] = _experts(delta, dtype)
     checked = Checked(
-        f"{name}@{stored.content_hash[:_VERSION_DIGITS]}", Path(folder), stored.content_hash, linears, experts
+        versioned(name, stored.content_hash), Path(folder), stored.content_hash, linears, experts
     )
     _refuse_overflow(checked, dtype)
     return checked

@@ -21,6 +21,9 @@ from torch import Tensor
 
 from seektune.errors import AdapterError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
+"""What an adapter, a version and an alias may be called: one part of a path, and no hidden one."""
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 COMPACT, MANIFEST = "seektune_adapter.safetensors", "seektune.json"
 FILES = (CONFIG, WEIGHTS, COMPACT, MANIFEST)
@@ -133,6 +136,11 @@ def content_hash(folder: Path, spec: Mapping[str, Any]) -> str:
             with (folder / name).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def versioned(name: str, content: str) -> str:
+    """`name@version`: the version is the beginning of the content's hash, so it never means two contents."""
+    return f"{name}@{content[:16]}"
 
 
 def signature(folder: Path) -> tuple[tuple[str, int, int, int], ...]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from seektune.diagnosis.labels import Judged
+from seektune.models.forward import evaluating
 from seektune.models.load import Loaded
 from seektune.training.probe import rows_of
-from seektune.training.step import TrainStep
+from seektune.training.step import TrainStep, scored
 from seektune.types import Batch, Example
 
 
@@ -27,19 +28,13 @@ def judged_options(scores: Tensor, examples: Sequence[Example]) -> list[Judged]:
     return found
 
 
-@torch.no_grad()
 def judged_texts(loaded: Loaded, batches: Iterable[Batch], given: dict[str, str]) -> list[Judged]:
     """Open rows by the mean loss of their answers; `given` has the answers by row."""
-    step, was_training = TrainStep(loaded), loaded.model.training
-    loaded.model.eval()
-    found = []
-    try:
+    step, found = TrainStep(loaded), []
+    with evaluating(loaded.model):
         for batch in batches:
             batch = batch.to(loaded.device)
-            tensors = (batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.targets, batch.weights)
-            for row in rows_of([batch], [step(*tensors)[2]]):
+            for row in rows_of([batch], [scored(step, batch)[2]]):
                 if row.loss is not None:
                     found.append(Judged(row.row_id, row.loss, given.get(row.row_id, ""), closed=False))
-    finally:
-        loaded.model.train(was_training)
     return found

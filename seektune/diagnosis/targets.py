@@ -13,8 +13,8 @@ from seektune.diagnosis.cause import Cause
 from seektune.diagnosis.trials import Bench, Reference, Trial, attached
 from seektune.models.families import GROUPS
 from seektune.models.load import Loaded
-from seektune.models.sites import all_sites, find_sites
-from seektune.training.step import TrainStep
+from seektune.models.sites import find_sites, groups_by_site
+from seektune.training.step import TrainStep, scored
 
 ALL = "all"
 """Name of the trial of all groups together."""
@@ -25,7 +25,7 @@ BATCHES = 4
 
 def groups_of(loaded: Loaded) -> tuple[str, ...]:
     """The groups this model has."""
-    present = {site.group for site in all_sites(loaded.model, loaded.family)}
+    present = set(groups_by_site(loaded.model, loaded.family).values())
     return tuple(group for group in GROUPS if group in present)
 
 
@@ -45,12 +45,10 @@ def gradient_shares(bench: Bench, groups: Sequence[str]) -> dict[str, float]:
     """Each group's share of the squared gradient of B at the start, with an adapter on all of them."""
     squares = dict.fromkeys(groups, 0.0)
     loaded, step = bench.loaded, TrainStep(bench.loaded)
-    where = {site.name: site.group for site in all_sites(loaded.model, loaded.family)}
+    where = groups_by_site(loaded.model, loaded.family)
     with attached(loaded, of_groups(AdapterSpec(), groups), 0):
         for batch in islice(bench.batches.epoch(0), BATCHES):
-            batch = batch.to(loaded.device)
-            tensors = (batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.targets, batch.weights)
-            loss_sum, weight, _ = step(*tensors)
+            loss_sum, weight, _ = scored(step, batch.to(loaded.device))
             (loss_sum / weight).backward()
             for site, delta in deltas_of(loaded, active_adapter(loaded) or "").items():
                 for parameter in delta.parameters():
@@ -63,7 +61,7 @@ def gradient_shares(bench: Bench, groups: Sequence[str]) -> dict[str, float]:
 
 def unmoved_groups(loaded: Loaded) -> tuple[str, ...]:
     """Groups whose B is still zero everywhere in the active adapter: they do nothing."""
-    where = {site.name: site.group for site in all_sites(loaded.model, loaded.family)}
+    where = groups_by_site(loaded.model, loaded.family)
     moved: dict[str, bool] = {}
     for site, delta in deltas_of(loaded, active_adapter(loaded) or "").items():
         for key, parameter in delta.named_parameters():

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Any
 
-import torch
-
 from seektune.adapters.attach import attach, detach
 from seektune.config.adapter import AdapterSpec
 from seektune.config.training import TrainingConfig
 from seektune.errors import GateError, NonFiniteError
+from seektune.models.forward import evaluating
 from seektune.models.load import Loaded
 from seektune.training.loop import train
-from seektune.training.step import TrainStep
+from seektune.training.step import TrainStep, scored
 from seektune.types import BatchSource, StepMetrics
 
 NAME = "trial"
@@ -193,19 +192,12 @@ def attached(loaded: Loaded, spec: AdapterSpec, seed: int) -> Iterator[None]:
         detach(loaded, NAME)
 
 
-@torch.no_grad()
 def mean_loss(loaded: Loaded, batches: BatchSource) -> float:
     """The weighted mean loss of a model as it is over one epoch of `batches`; infinite where not finite."""
-    step, was_training = TrainStep(loaded), loaded.model.training
-    loaded.model.eval()
-    total, weight = 0.0, 0.0
-    try:
+    step, total, weight = TrainStep(loaded), 0.0, 0.0
+    with evaluating(loaded.model):
         for batch in batches.epoch(0):
-            batch = batch.to(loaded.device)
-            tensors = (batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.targets, batch.weights)
-            loss_sum, weight_sum, _ = step(*tensors)
+            loss_sum, weight_sum, _ = scored(step, batch.to(loaded.device))
             total, weight = total + float(loss_sum), weight + float(weight_sum)
-    finally:
-        loaded.model.train(was_training)
     loss = total / weight if weight else math.inf
     return loss if math.isfinite(loss) else math.inf

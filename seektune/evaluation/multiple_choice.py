@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from seektune.data.batches import collate
 from seektune.data.packing import best_fit
 from seektune.data.templates.render import turn_ids
 from seektune.errors import DataError
-from seektune.models.forward import hidden_states
+from seektune.models.forward import evaluating, hidden_states
 from seektune.models.load import Loaded
 from seektune.types import IGNORE, Example, Message, Sample
 
@@ -58,7 +57,7 @@ def option_scores(loaded: Loaded, examples: Sequence[Example], token_budget: int
         contexts += _contexts(loaded, index, example)
     lengths = [len(context.ids) for context in contexts]
     rows = best_fit(range(len(contexts)), lengths, max(token_budget, *lengths, 0))
-    with _evaluating(loaded):
+    with evaluating(loaded.model):
         for row in rows:
             _read(loaded, [contexts[member] for member in row], scores)
     return scores
@@ -141,15 +140,3 @@ def _read(loaded: Loaded, contexts: Sequence[Context], scores: Tensor) -> None:
     logits = loaded.model.get_output_embeddings()(hidden[distinct.to(hidden.device)])
     log_p = logits.float().log_softmax(-1).cpu()
     scores.index_put_((example, option), log_p[which, token], accumulate=True)
-
-
-@contextmanager
-def _evaluating(loaded: Loaded) -> Iterator[None]:
-    """No gradients, no dropout; the model's mode is restored."""
-    training = loaded.model.training
-    loaded.model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        loaded.model.train(training)

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from seektune.adapters.attach import Delta
 from seektune.adapters.experts import ExpertsLowRank
-from seektune.adapters.folder import CONFIG, WEIGHTS
+from seektune.adapters.folder import CONFIG, WEIGHTS, versioned
 from seektune.adapters.lowrank import LowRank
 from seektune.adapters.peft_layout import PREFIX, VERSION
 from seektune.adapters.store import Stored, save_tensors
@@ -27,7 +27,7 @@ from seektune.export.draft import draft_of
 from seektune.export.experts import every_expert
 from seektune.export.vllm_serve import Service, readme, script
 from seektune.models.load import Loaded
-from seektune.models.sites import all_sites
+from seektune.models.sites import groups_by_site
 from seektune.models.tiny import PREFIX as TINY
 from seektune.runlog import write_json, write_text
 
@@ -37,7 +37,6 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _FAMILIES = ("llama", "qwen2", "deepseek_v2", "deepseek_v3")
 _MLA = ("deepseek_v2", "deepseek_v3")
 _GROUPS = ("attention", "dense", "shared", "routed")
-_VERSION_DIGITS = 16
 _KV_B = (
     "vLLM absorbs kv_b_proj into its attention and drops a LoRA on it without a word: serve this adapter "
     "with `seektune serve`, or train one with lora.exclude_modules=[kv_b_proj]"
@@ -52,7 +51,7 @@ def export_vllm(loaded: Loaded, stored: Stored, name: str, out: Path) -> str:
     apply, ConfigError when `out` exists.
     """
     _refuse(loaded, stored)
-    served = f"{name}@{stored.content_hash[:_VERSION_DIGITS]}"
+    served = versioned(name, stored.content_hash)
     rank = max(delta.r for delta in stored.deltas.values())
     service = Service(
         served=served,
@@ -60,7 +59,7 @@ def export_vllm(loaded: Loaded, stored: Stored, name: str, out: Path) -> str:
         base_name=loaded.source,
         max_lora_rank=next(most for most in RANKS if most >= rank),
         latent_attention=loaded.family.model_type in _MLA,
-        experts=any(site.group == "routed" for site in all_sites(loaded.model, loaded.family)),
+        experts="routed" in groups_by_site(loaded.model, loaded.family).values(),
     )
     with draft_of(out) as draft:
         folder = draft / "adapters" / served
@@ -82,7 +81,7 @@ def _refuse(loaded: Loaded, stored: Stored) -> None:
         )
     if loaded.source.startswith(TINY):
         raise AdapterError(f"vLLM has no {loaded.source}: train on a base that is a folder or a hub id")
-    groups = {site.name: site.group for site in all_sites(loaded.model, loaded.family)}
+    groups = groups_by_site(loaded.model, loaded.family)
     wrong = [f"{site}: no part that vLLM adapts" for site in stored.deltas if groups.get(site) not in _GROUPS]
     if latent := [site for site in stored.deltas if site.endswith(".kv_b_proj")]:
         wrong.append(f"{latent[0]} and {len(latent) - 1} more: {_KV_B}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +19,7 @@ from seektune.generation.sampling import Row, choose, logprobs
 from seektune.generation.scheduler import Scheduler
 from seektune.generation.sequence import Sequence
 from seektune.generation.streaming import TextStream
+from seektune.models.forward import evaluating
 from seektune.models.load import Loaded
 
 
@@ -131,7 +130,7 @@ class Engine:
         """Compute the tokens that are due; what each request gained by them."""
         outputs, self._cancelled = self._cancelled, []
         chunks = self._scheduler.schedule()
-        with torch.no_grad(), self._evaluating():
+        with evaluating(self._loaded.model):
             for part in self._adapters.parts(chunks):
                 done, logits = self._runner.run(part)
                 for sequence, count in part:
@@ -237,17 +236,6 @@ class Engine:
             )
         if request.sampling.stop and self._loaded.tokenizer is None:
             raise ModelError(f"{self._loaded.source} has no tokenizer files, so it has no text to stop at")
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self._loaded.model.training
-        if training:
-            self._loaded.model.eval()
-        try:
-            yield
-        finally:
-            if training:
-                self._loaded.model.train()
 
 
 def stop_ids(loaded: Loaded) -> frozenset[int]:

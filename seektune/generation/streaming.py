@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 _BROKEN = "\ufffd"  # what a decoder makes of bytes that are no character, or not yet
@@ -56,16 +56,6 @@ class TextStream:
         kept = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
-
-
-def text_pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
-    """Pieces of text that join to the decoded whole, special tokens left out."""
-    stream = TextStream(tokenizer)
-    for token in tokens:
-        if piece := stream.push(token):
-            yield piece
-    if rest := stream.finish():
-        yield rest
 
 
 def decode(tokenizer: Any, ids: list[int]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -32,6 +34,20 @@ def hidden_states(
         for start, end in pairwise(cu_seqlens.tolist())
     ]
     return torch.cat(parts)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No gradients and no dropout within the block; the model's mode is as before afterwards."""
+    was_training = model.training
+    if was_training:  # a walk over all modules, which a step of decoding would notice
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if was_training:
+            model.train()
 
 
 def _trunk(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seektune.errors import ModelError
-from seektune.models.forward import hidden_states
+from seektune.models.forward import evaluating, hidden_states
 from seektune.models.load import Loaded
 from seektune.types import Batch, RoutingProfile
 
@@ -64,20 +64,12 @@ def recorded_routing(loaded: Loaded) -> Iterator[RoutingRecord]:
             handle.remove()
 
 
-@torch.no_grad()
 def routing_profile(loaded: Loaded, batches: Iterable[Batch]) -> RoutingProfile:
     """The experts that `batches` use, with the adapter that is active, without dropout."""
-    was_training = loaded.model.training
-    loaded.model.eval()
-    try:
-        with recorded_routing(loaded) as record:
-            for batch in batches:
-                row = batch.to(loaded.device)
-                hidden_states(
-                    loaded.model, loaded.family.packs, row.input_ids, row.position_ids, row.cu_seqlens
-                )
-    finally:
-        loaded.model.train(was_training)
+    with evaluating(loaded.model), recorded_routing(loaded) as record:
+        for batch in batches:
+            row = batch.to(loaded.device)
+            hidden_states(loaded.model, loaded.family.packs, row.input_ids, row.position_ids, row.cu_seqlens)
     return record.profile()
 
 

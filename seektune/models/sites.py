@@ -36,6 +36,11 @@ def all_sites(model: nn.Module, family: Family) -> list[Site]:
     ]
 
 
+def groups_by_site(model: nn.Module, family: Family) -> dict[str, str]:
+    """The group of every site, by the site's name."""
+    return {site.name: site.group for site in all_sites(model, family)}
+
+
 def find_sites(
     model: nn.Module,
     family: Family,

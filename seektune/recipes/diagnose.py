@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from seektune.diagnosis.length import length_cause, outlook
 from seektune.diagnosis.recorded import health_causes
 from seektune.diagnosis.targets import inventory_causes
 from seektune.evaluation.evaluate import verdict
-from seektune.recipes.judging import spread
+from seektune.recipes.evaluate import spread
 from seektune.recipes.probes import Probed, probed
 from seektune.recipes.run_folder import read_run
 from seektune.reports.html import write_report
@@ -49,7 +48,8 @@ def run(
     config = read_run(folder).model_copy(update={"output_dir": folder})  # it may have been moved
     metrics = config.output_dir / "metrics.jsonl"
     steps = runlog.read(metrics) if metrics.exists() else ()
-    inventory, report = (_json(config.output_dir / name) for name in ("inventory.json", "data/report.json"))
+    inventory = runlog.read_json(config.output_dir / "inventory.json") or {}
+    report = runlog.read_json(config.output_dir / "data" / "report.json") or {}
     said = [finding for step in steps for finding in step.findings]
     curve = learning_curve(steps, own_split=config.data.eval.source is None)
     causes = [*never_began(steps), *inventory_causes(inventory), *health_causes(said)]
@@ -131,7 +131,3 @@ def _only(numbers: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _data(report: dict[str, Any]) -> dict[str, Any]:
     return _only(report, "match", "leakage", "duplicates", "lint", "drops", "splits")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -18,8 +18,10 @@ from seektune.models.load import Loaded
 from seektune.recipes.adapted import open_adapted
 from seektune.recipes.prepare import prepared
 from seektune.recipes.run_folder import read_run
-from seektune.runlog import write_json
+from seektune.runlog import read_json, write_json
 from seektune.types import Evaluation, Example, Row, Score
+
+T = TypeVar("T")
 
 BASELINE_ROWS = 20_000
 """Training rows the simple baselines learn from, at most."""
@@ -79,16 +81,20 @@ def compare(
 
 def closed(rows: Sequence[Row], at_most: int | None = None) -> list[Example]:
     """The rows with options to choose from; of more than `at_most` rows, that many evenly spread ones."""
-    step = 1 if at_most is None else max(1, math.ceil(len(rows) / at_most))
-    taken = (rows[number] for number in range(0, len(rows), step))
+    taken = rows if at_most is None else spread(rows, at_most)
     return [row for row in taken if isinstance(row, Example) and row.answer is not None]
+
+
+def spread(rows: Sequence[T], at_most: int) -> list[T]:
+    """At most so many rows, evenly spread."""
+    step = max(1, math.ceil(len(rows) / at_most))
+    return [rows[number] for number in range(0, len(rows), step)]
 
 
 def router_unchanged(folder: Path) -> bool | None:
     """What the trained-what gate found about the router; None where there is none."""
-    path = folder / "inventory.json"
-    checks = json.loads(path.read_text(encoding="utf-8"))["checks"] if path.exists() else {}
-    found: bool | None = checks.get("router_unchanged")
+    inventory = read_json(folder / "inventory.json") or {"checks": {}}
+    found: bool | None = inventory["checks"].get("router_unchanged")
     return found
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from seektune.data.batches import Batches
 from seektune.data.prepare import Prepared
@@ -15,6 +13,7 @@ from seektune.diagnosis.labels import Judged, suspects
 from seektune.evaluation.multiple_choice import option_scores
 from seektune.generation.generate import generate
 from seektune.models.load import Loaded
+from seektune.recipes.evaluate import spread
 from seektune.types import Example, Message
 
 JUDGED, ASKED = 1000, 3
@@ -43,9 +42,3 @@ def splits(data: Prepared) -> list[tuple[RowTable, SampleTable]]:
     """Training and held-out rows, as far as there are any."""
     pairs = [(data.train_rows, data.train), (data.held_out_rows, data.held_out)]
     return [(rows, samples) for rows, samples in pairs if len(rows)]
-
-
-def spread(rows: Sequence[Any], at_most: int) -> list[Any]:
-    """At most so many rows, evenly spread."""
-    step = max(1, math.ceil(len(rows) / at_most))
-    return [rows[number] for number in range(0, len(rows), step)]

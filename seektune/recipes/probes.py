@@ -27,9 +27,9 @@ from seektune.diagnosis.targets import (
 from seektune.diagnosis.trials import LEAST_STEPS, Bench, Reference, last_loss, mean_loss, trial_steps
 from seektune.models.load import load_model
 from seektune.recipes.adapted import open_adapted
-from seektune.recipes.evaluate import recorded
+from seektune.recipes.evaluate import recorded, spread
 from seektune.recipes.fit import ragged
-from seektune.recipes.judging import judge, splits, spread
+from seektune.recipes.judging import judge, splits
 from seektune.recipes.run_folder import is_finished
 from seektune.types import StepMetrics
 

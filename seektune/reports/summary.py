@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,25 +44,21 @@ class Summary:
 def summarise(folder: Path | str) -> Summary:
     """Read the run's records (run.yaml, metrics.jsonl and the JSON files), as far as they are there."""
     folder = Path(folder)
-    inventory = _json(folder / "inventory.json") or {}
+    inventory = runlog.read_json(folder / "inventory.json") or {}
     metrics = folder / "metrics.jsonl"
     config = folder / "run.yaml"
     return Summary(
         name=folder.resolve().name,
         config=config.read_text("utf-8") if config.exists() else "",
-        environment=_json(folder / "environment.json") or {},
+        environment=runlog.read_json(folder / "environment.json") or {},
         inventory=tuple(InventoryRow(**row) for row in inventory.get("rows", ())),
         total_parameters=inventory.get("total_parameters", 0),
         checks=inventory.get("checks", {}),
         steps=runlog.read(metrics) if metrics.exists() else (),
-        memory=_json(folder / "memory.json") or {},
-        evaluations=tuple(_evaluation(entry) for entry in _json(folder / "evaluation.json") or ()),
-        diagnosis=_json(folder / "diagnosis.json"),
+        memory=runlog.read_json(folder / "memory.json") or {},
+        evaluations=tuple(_evaluation(entry) for entry in runlog.read_json(folder / "evaluation.json") or ()),
+        diagnosis=runlog.read_json(folder / "diagnosis.json"),
     )
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
 def _evaluation(entry: dict[str, Any]) -> Evaluation:

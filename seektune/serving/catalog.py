@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from seektune.adapters.folder import FILES, real_folder
+from seektune.adapters.folder import FILES, NAME, real_folder
 from seektune.errors import AdapterError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 _RUN = "adapter"  # where a run folder keeps its adapter
 
 
@@ -84,7 +83,7 @@ def scan(root: Path) -> Iterator[tuple[str, Found | AdapterError]]:
     """Every name under the root that has an adapter, with its last version, or why it is not usable."""
     root = root.resolve()
     for name in sorted(path.name for path in root.iterdir()):
-        if _NAME.fullmatch(name) and (root / name).is_dir():
+        if NAME.fullmatch(name) and (root / name).is_dir():
             try:
                 found = _latest(root, name)
             except AdapterError as error:
@@ -96,7 +95,7 @@ def scan(root: Path) -> Iterator[tuple[str, Found | AdapterError]]:
 
 def check_name(name: str) -> None:
     """AdapterError for what cannot name an adapter, an alias or a version."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise AdapterError(
             f"{name[:200]!r} is no name: use at most 128 letters, digits, . _ + and -, the first a letter or "
             "digit"
@@ -120,7 +119,7 @@ def _versions(root: Path, base: Path) -> list[str]:
     except OSError as error:
         raise AdapterError(f"cannot list {base}: {error}") from None
     found = [
-        c.name for c in children if _NAME.fullmatch(c.name) and _is_inside(c, root) and _looks_like_one(c)
+        c.name for c in children if NAME.fullmatch(c.name) and _is_inside(c, root) and _looks_like_one(c)
     ]
     return sorted(found, key=_natural)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seektune.adapters.attach import active_adapter, deltas_of
 from seektune.adapters.shards import local
 from seektune.models.load import Loaded
-from seektune.models.sites import all_sites
+from seektune.models.sites import groups_by_site
 from seektune.training.finding import Origin, Row
 from seektune.types import IGNORE, Batch
 
@@ -75,7 +75,7 @@ class Movement:
     """
 
     def __init__(self, loaded: Loaded, factors: Mapping[int, float] = MappingProxyType({})) -> None:
-        groups = {site.name: site.group for site in all_sites(loaded.model, loaded.family)}
+        groups = groups_by_site(loaded.model, loaded.family)
         name = active_adapter(loaded)
         self._watched: list[tuple[str, nn.Parameter]] = [
             (groups[site], parameter)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seektune.models.forward import hidden_states
 from seektune.models.load import Loaded
 from seektune.ops.cross_entropy import cross_entropy
-from seektune.types import IGNORE
+from seektune.types import IGNORE, Batch
 
 
 class TrainStep(nn.Module):
@@ -36,3 +36,11 @@ class TrainStep(nn.Module):
         log_probs = cross_entropy(hidden, self.model.get_output_embeddings().weight, targets[0])
         loss_sum = -(weights[0] * log_probs).sum()
         return loss_sum, weights[targets != IGNORE].sum(), log_probs
+
+
+def scored(step: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What a TrainStep, wrapped by DDP or FSDP or not, says of a batch on its device."""
+    outputs: tuple[Tensor, Tensor, Tensor] = step(
+        batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.targets, batch.weights
+    )
+    return outputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -15,7 +14,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from seektune.errors import ConfigError
-from seektune.runlog import write_json
+from seektune.runlog import read_json, write_json
 from seektune.training.finding import Finding
 from seektune.training.world import world
 from seektune.types import StepMetrics
@@ -64,7 +63,7 @@ class Trackers:
         self, names: Sequence[str], folder: Path, run_name: str, configuration: Mapping[str, Any]
     ) -> None:
         self._path = folder / "state.json"
-        known = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        known = read_json(self._path) or {}
         fresh: dict[str, Any] = {"id": secrets.token_hex(8), "step": 0, "mlflow": None}
         self._state = fresh | known
         self._behind = int(self._state["step"])  # up to here a run taken up again is tracked already

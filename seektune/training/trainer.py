@@ -35,7 +35,7 @@ from seektune.training.state import (
     surroundings,
     tensors_of,
 )
-from seektune.training.step import TrainStep
+from seektune.training.step import TrainStep, scored
 from seektune.training.window import Window, named
 from seektune.training.world import accelerator
 from seektune.training.zero import ZeroOptimizer, configure
@@ -265,11 +265,7 @@ class Trainer:
         return loss_sum.detach(), log_probs.detach()
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        batch = batch.to(self.device)
-        outputs: tuple[Tensor, Tensor, Tensor] = self.module(
-            batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.targets, batch.weights
-        )
-        return outputs
+        return scored(self.module, batch.to(self.device))
 
     def _clipped_norm(self) -> float:
         """Norm of the gradients before they were clipped."""

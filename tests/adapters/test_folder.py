@@ -21,6 +21,7 @@ from seektune.adapters.folder import (
     real_folder,
     refuse_costly_patterns,
     signature,
+    versioned,
     weights_file,
 )
 from seektune.errors import AdapterError
@@ -186,3 +187,7 @@ def test_patterns_that_may_run_for_ages_are_refused(pattern, folder):
 def test_too_many_patterns_are_refused(folder):
     with pytest.raises(AdapterError, match="513 patterns"):
         refuse_costly_patterns(folder, ["a"] * 513)
+
+
+def test_a_version_is_named_by_its_content() -> None:
+    assert versioned("medical", "0123456789abcdef0123") == "medical@0123456789abcdef"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -7,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from seektune.data.templates.render import TEMPLATES
-from seektune.generation.streaming import TextStream, decode, text_pieces
+from seektune.generation.streaming import TextStream, decode
 from seektune.models.tiny import byte_tokenizer
 
 TOKENIZER = byte_tokenizer(TEMPLATES["deepseek_v3"])
@@ -15,6 +18,16 @@ TOKENIZER = byte_tokenizer(TEMPLATES["deepseek_v3"])
 
 def ids(text: str) -> list[int]:
     return list(TOKENIZER(text, add_special_tokens=False)["input_ids"])
+
+
+def text_pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
+    """What a stream shows, piece by piece."""
+    stream = TextStream(tokenizer)
+    for token in tokens:
+        if piece := stream.push(token):
+            yield piece
+    if rest := stream.finish():
+        yield rest
 
 
 @given(text=st.text(max_size=30))

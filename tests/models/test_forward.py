@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seektune.data.batches import collate
-from seektune.models.forward import hidden_states
+from seektune.models.forward import evaluating, hidden_states
 from seektune.models.load import load_model
 from seektune.types import Sample
 
@@ -47,3 +47,22 @@ def test_no_gradient_crosses_from_one_sequence_of_a_row_to_another(name: str) ->
         reached = gradient[0].abs().sum(-1) > 0
         assert reached[sequence].all()
         assert int(reached.sum()) == sequence.stop - sequence.start
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_leaves_the_mode_as_it_was_however_it_ends(training: bool) -> None:
+    model = load_model("tiny/llama").model.train(training)
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with evaluating(model):
+            seen.extend(module.training for module in model.modules())
+            seen.append(torch.is_grad_enabled())
+            raise ValueError("planted")
+
+    with pytest.raises(ValueError, match="planted"):
+        fail()
+    assert seen
+    assert not any(seen)
+    assert all(module.training is training for module in model.modules())
+    assert torch.is_grad_enabled()

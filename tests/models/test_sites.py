@@ -11,7 +11,7 @@ from torch import nn
 
 from seektune.errors import TargetError
 from seektune.models.families import ALL_LINEAR, Family, family_of
-from seektune.models.sites import Site, all_sites, find_sites
+from seektune.models.sites import Site, all_sites, find_sites, groups_by_site
 from seektune.models.tiny import TINY, tiny_model
 
 MODELS = {name: tiny_model(name)[0] for name in TINY}
@@ -213,3 +213,10 @@ def test_half_an_expert_cannot_be_excluded() -> None:
 
 def test_excluding_everything_is_an_error() -> None:
     assert "leaves nothing" in refusal("llama", ["attention"], ["attention"])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_site_has_its_group_by_name(name: str) -> None:
+    sites = all_sites(*parts(name))
+    assert groups_by_site(*parts(name)) == {site.name: site.group for site in sites}
+    assert len(groups_by_site(*parts(name))) == len(sites)

@@ -12,6 +12,7 @@ from tiny_runs import tiny_config
 
 from seektune.errors import ConfigError
 from seektune.recipes import evaluate, run_folder, train
+from seektune.recipes.evaluate import spread
 
 
 def test_evaluating_again_from_the_files_gives_the_same_accuracies(finished: Path) -> None:
@@ -45,3 +46,8 @@ def test_open_text_has_no_accuracy_and_says_so(tmp_path: Path) -> None:
 
 def test_the_router_is_unknown_where_there_is_no_inventory(tmp_path: Path) -> None:
     assert evaluate.router_unchanged(tmp_path) is None
+
+
+def test_rows_are_spread_evenly() -> None:
+    assert spread(range(10), 5) == [0, 2, 4, 6, 8]
+    assert spread(range(3), 5) == [0, 1, 2]

@@ -9,7 +9,7 @@ from health_runs import adapted
 from seektune.data.prepare import open_prepared
 from seektune.diagnosis.labels import Judged
 from seektune.recipes.adapted import open_adapted
-from seektune.recipes.judging import ASKED, answered, judge, splits, spread
+from seektune.recipes.judging import ASKED, answered, judge, splits
 from seektune.types import Message
 
 
@@ -27,8 +27,3 @@ def test_the_most_suspicious_open_answers_are_given_anew() -> None:
     prompts = {row.row: (Message("user", "Where?"),) for row in rows}
     asked = [row.row for row in answered(adapted("llama"), rows, prompts) if row.preferred]
     assert set(asked) <= {f"a:{n}" for n in range(49, 49 - ASKED, -1)}
-
-
-def test_rows_are_spread_evenly() -> None:
-    assert spread(range(10), 5) == [0, 2, 4, 6, 8]
-    assert spread(range(3), 5) == [0, 1, 2]

@@ -10,15 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from seektune.data.batches import collate
 from seektune.models.load import Loaded, load_model
 from seektune.models.tiny import TINY
-from seektune.training.step import TrainStep
-from seektune.types import IGNORE, Batch, Sample
-
-
-def run(step: TrainStep, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = step(
-        batch.input_ids, batch.position_ids, batch.cu_seqlens, batch.targets, batch.weights
-    )
-    return outputs
+from seektune.training.step import TrainStep, scored
+from seektune.types import IGNORE, Sample
 
 
 def cut(sample: Sample, length: int) -> Sample:
@@ -47,7 +40,7 @@ def test_the_ragged_loss_is_the_padded_loss_and_hfs_own(name: str, rows: Any) ->
         # Beyond index_topk tokens its indexer chooses, and breaks ties by the padded length: no reference.
         samples = [cut(sample, loaded.model.config.index_topk - 1) for sample in samples]
     with torch.no_grad():
-        loss_sum, weight, _ = run(TrainStep(loaded), collate(samples))
+        loss_sum, weight, _ = scored(TrainStep(loaded), collate(samples))
         assert weight == sum(target != IGNORE for sample in samples for target in sample.targets)
         torch.testing.assert_close(loss_sum / weight, padded_loss(loaded, samples), rtol=0, atol=1e-5)
 
@@ -57,8 +50,8 @@ def test_the_ragged_loss_is_the_sum_of_the_rows_alone(name: str, rows: Any) -> N
     loaded = load_model(f"tiny/{name}", dtype="float64")
     step, samples = TrainStep(loaded), rows.samples[:4]
     with torch.no_grad():
-        loss_sum, weight, _ = run(step, collate(samples))
-        alone = [padded_loss(loaded, [sample]) * run(step, collate([sample]))[1] for sample in samples]
+        loss_sum, weight, _ = scored(step, collate(samples))
+        alone = [padded_loss(loaded, [sample]) * scored(step, collate([sample]))[1] for sample in samples]
     torch.testing.assert_close(loss_sum / weight, sum(alone) / weight, rtol=0, atol=1e-5)
 
 
@@ -69,7 +62,7 @@ def test_adapter_gradients_are_those_of_the_padded_path(
     loaded = adapted(f"tiny/{name}", dtype="float64", target_modules="all-linear")
     trainable = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
     samples = rows.samples[:3]
-    loss_sum, weight, _ = run(TrainStep(loaded), collate(samples))
+    loss_sum, weight, _ = scored(TrainStep(loaded), collate(samples))
     ours = torch.autograd.grad(loss_sum / weight, trainable)
     theirs = torch.autograd.grad(padded_loss(loaded, samples), trainable)
     assert any(gradient.abs().max() > 1e-4 for gradient in ours)
@@ -82,8 +75,8 @@ def test_weights_scale_each_rows_loss(rows: Any) -> None:
     one, two = rows.samples[:2]
     light = Sample(two.input_ids, two.targets, two.row_id, weight=0.25)
     with torch.no_grad():
-        loss, weight, log_probs = run(TrainStep(loaded), collate([one, light]))
-        first, second = (run(TrainStep(loaded), collate([sample])) for sample in (one, two))
+        loss, weight, log_probs = scored(TrainStep(loaded), collate([one, light]))
+        first, second = (scored(TrainStep(loaded), collate([sample])) for sample in (one, two))
     torch.testing.assert_close(loss, first[0] + 0.25 * second[0])
     torch.testing.assert_close(weight, first[1] + 0.25 * second[1])
     torch.testing.assert_close(log_probs, torch.cat([first[2], second[2]]))
