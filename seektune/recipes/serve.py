@@ -42,7 +42,7 @@ def run(
         if len(folders) < len(own) + len(asked):
             raise ConfigError(f"two adapters have one name: {', '.join(name for name, _ in asked)}")
         with closing(open_service(base, config, keys, folders)) as service:
-            names = [served.name for served in service.names.all()]
+            names = [served.name for served in service.backend.names.all()]
             listening.listen()  # who calls as soon as the page says so waits and is not refused
             console.print(page(listening, names, bool(keys.roles)), soft_wrap=True)
             server_of(service).run([listening])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,37 +19,30 @@ from starlette.middleware.cors import CORSMiddleware
 from seektune.config.serving import ServingConfig
 from seektune.errors import SeektuneError
 from seektune.serving.auth import Guard, Keys, administers, response_of
+from seektune.serving.backend import Backend
 from seektune.serving.completions import Answering
 from seektune.serving.limits import body_of
 from seektune.serving.metrics import Metrics
 from seektune.serving.protocol import AliasBody, ChatBody, LoadBody, TextBody, read
 from seektune.serving.refusal import Refusal, shown
-from seektune.serving.registry import Registry
-from seektune.serving.served import Names, Served
+from seektune.serving.served import Served
 from seektune.serving.strict_json import parse
-from seektune.serving.worker import Worker
 
 T = TypeVar("T")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Service:
     """What the routes work with."""
 
-    worker: Worker
-    names: Names
-    registry: Registry
+    backend: Backend
     answering: Answering
-    metrics: Metrics
     config: ServingConfig
     keys: Keys
 
     def close(self) -> None:
-        """End the engine's thread, and what is still under way with it; a second time is no error."""
-        self.worker.stop(timeout=30)
-        self.answering.close()
+        """End the backend; a second time is no error."""
+        self.backend.close()
 
 
 def create_app(service: Service) -> FastAPI:
@@ -58,7 +50,8 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.ensure_future(_watch(service)) if service.config.adapter_poll else None
+        every = service.config.adapter_poll
+        watching = asyncio.ensure_future(service.backend.watch(every)) if every else None
         yield
         if watching:
             watching.cancel()
@@ -71,22 +64,15 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
         middleware=_middleware(service),
     )
-    _answer_errors(app, service.metrics)
+    _answer_errors(app, service.backend.metrics)
     _add_openai(app, service)
     _add_adapters(app, service)
     _add_state(app, service)
     return app
 
 
-async def _watch(service: Service) -> None:
-    while True:
-        await asyncio.sleep(service.config.adapter_poll)
-        for line in await asyncio.to_thread(service.registry.poll):
-            _log.warning("%s", line)
-
-
 def _middleware(service: Service) -> list[Middleware]:
-    guard = Middleware(Guard, keys=service.keys, metrics=service.metrics)
+    guard = Middleware(Guard, keys=service.keys, metrics=service.backend.metrics)
     if not service.config.cors_origins:
         return [guard]
     cors = Middleware(
@@ -136,7 +122,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
     started = int(time.time())
 
     def card(served: Served) -> dict[str, Any]:
-        parent = None if served.adapter is None else service.names.base
+        parent = None if served.adapter is None else service.backend.names.base
         return {
             "id": served.name,
             "object": "model",
@@ -149,17 +135,17 @@ def _add_openai(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The base and the adapters that can be named as `model`."""
-        return {"object": "list", "data": [card(served) for served in service.names.all()]}
+        return {"object": "list", "data": [card(served) for served in service.backend.names.all()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """One of them."""
-        with service.names.serving(name) as served:
+        with service.backend.names.serving(name) as served:
             return card(served)
 
 
 def _add_adapters(app: FastAPI, service: Service) -> None:
-    registry = service.registry
+    registry = service.backend.registry
     # One change at a time, away from the loop: a load reads files and may wait for a slot.
     changes = ThreadPoolExecutor(1, thread_name_prefix="adapters")
 
@@ -206,17 +192,17 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the engine's thread lives."""
-        if not service.worker.alive:
+        if not service.backend.worker.alive:
             raise Refusal("the engine has ended", 503)
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:
         """Whether a request sent now would be answered: the engine is asked and says so."""
-        await service.worker.call(lambda: None)
+        await service.backend.worker.call(lambda: None)
         return {"status": "ready"}
 
     @app.get("/metrics", dependencies=[Depends(administers)])
     async def metrics() -> Response:
         """Prometheus' text form."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(service.backend.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

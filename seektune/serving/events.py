@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from seektune.generation.request import Output
 from seektune.serving.answers import Reply
 from seektune.serving.outbox import Outbox
-from seektune.serving.refusal import Refusal
+from seektune.serving.refusal import Refusal, timed_out
 
 _GRACE = 5.0  # seconds after the deadline in which the reader may still take what was written
 
@@ -79,11 +79,6 @@ async def _merged(outboxes: Sequence[Outbox], deadline: float) -> AsyncGenerator
     finally:
         for take in takes:
             take.cancel()
-
-
-def timed_out() -> Refusal:
-    """What a caller is told whose answer took too long."""
-    return Refusal("the answer was not complete within the server's request_timeout", 504, code="timeout")
 
 
 def _event(content: dict[str, Any]) -> bytes:

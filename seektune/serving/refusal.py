@@ -31,6 +31,11 @@ class Refusal(SeektuneError):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+def timed_out() -> Refusal:
+    """What a caller is told whose answer took too long."""
+    return Refusal("the answer was not complete within the server's request_timeout", 504, code="timeout")
+
+
 def shown(value: object, longest: int = 80) -> str:
     """What a caller sent, quoted and short enough to be said back."""
     text = repr(value)

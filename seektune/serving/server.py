@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import signal
 import socket
-import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from seektune.adapters.slots import Slots
 from seektune.config.serving import ServeConfig, ServingConfig
 from seektune.errors import ConfigError
-from seektune.generation.engine import Engine
 from seektune.models.load import Loaded
 from seektune.serving.app import Service, create_app
 from seektune.serving.auth import Keys, refuse_open_address
+from seektune.serving.backend import open_backend
 from seektune.serving.completions import Answering
-from seektune.serving.metrics import Metrics
-from seektune.serving.registry import Command, Publish, Registry
-from seektune.serving.served import Names, base_name
-from seektune.serving.worker import Worker
-
-STATE = ".seektune-served.json"
-"""File of the adapter root that says what was served last."""
 
 
 class Server(uvicorn.Server):
@@ -89,40 +79,5 @@ def open_service(
     """
     serving = config.serving
     refuse_open_address(serving.host, keys)
-    slots = Slots(
-        loaded,
-        max_slots=serving.max_loras,
-        max_rank=serving.max_lora_rank,
-        max_bytes=serving.adapter_memory_bytes,
-    )
-    engine = Engine(loaded, slots, config=config.engine)
-    metrics = Metrics()
-    worker = Worker(engine, metrics)
-    metrics.watch(lambda: worker.stats)
-    base = base_name(loaded)
-
-    def send(command: Command) -> None:
-        worker.send(partial(_apply, slots, metrics, command))
-
-    root = serving.adapter_root
-    state = serving.adapter_state or (root / STATE if root else None)
-    registry = Registry(slots, root, send, state=state, reserved=[base], fixed=adapters or {})
-    names = Names(base, registry)
-    answering = Answering(loaded, worker, names, serving, engine.max_model_len)
-    service = Service(worker, names, registry, answering, metrics, serving, keys)
-    worker.start()
-    try:
-        registry.restore()
-    except BaseException:
-        service.close()
-        raise
-    return service
-
-
-def _apply(slots: Slots, metrics: Metrics, command: Command) -> None:
-    began = time.perf_counter()
-    if isinstance(command, Publish):
-        slots.publish(command.staged)
-    else:
-        slots.retire(command.key)
-    metrics.swapped(time.perf_counter() - began)
+    backend = open_backend(loaded, config, adapters)
+    return Service(backend, Answering(backend, serving), serving, keys)

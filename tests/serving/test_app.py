@@ -306,7 +306,7 @@ def test_a_watched_root_serves_what_is_put_there(signed: Mapping[str, Path], tmp
         assert [model.id for model in at.openai().models.list()] == ["tiny/llama"]
         shutil.copytree(signed["A"], root / "new")
         ends = time.monotonic() + 60
-        while "new" not in at.service.registry.published.names and time.monotonic() < ends:
+        while "new" not in at.service.backend.registry.published.names and time.monotonic() < ends:
             time.sleep(0.05)
         got = at.openai().completions.create(model="new", prompt="x", max_tokens=3, temperature=0)
         assert got.choices[0].text == "AAA"

@@ -33,7 +33,7 @@ def soon(what: Callable[[], bool]) -> bool:
 
 
 def under_way(at: Running) -> int:
-    stats = at.service.worker.stats
+    stats = at.service.backend.worker.stats
     return stats.running + stats.waiting
 
 
@@ -42,15 +42,15 @@ def test_a_reader_that_leaves_frees_its_places(alone: Running):
     with httpx.stream("POST", f"{alone.url}/v1/chat/completions", json=body, timeout=60) as answer:
         next(answer.iter_raw())
     assert soon(lambda: under_way(alone) == 0)
-    assert alone.service.worker.stats.generated_tokens < 3 * 3900
+    assert alone.service.backend.worker.stats.generated_tokens < 3 * 3900
 
 
 def test_a_caller_that_leaves_before_the_answer_frees_its_places(alone: Running):
-    generated = alone.service.worker.stats.generated_tokens
+    generated = alone.service.backend.worker.stats.generated_tokens
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{alone.url}/v1/completions", json=LONG | {"prompt": "x"}, timeout=0.5)
     assert soon(lambda: under_way(alone) == 0)
-    assert alone.service.worker.stats.generated_tokens - generated < 3900
+    assert alone.service.backend.worker.stats.generated_tokens - generated < 3900
 
 
 def test_an_answer_that_takes_too_long_says_so():

@@ -277,10 +277,10 @@ def test_hostile_calls_are_refused_with_a_reason(
                 assert 400 <= answer.status_code < 500, said
                 assert len(answer.json()["error"]["message"]) > 10, said
         WATCHING.clear()
-        assert not at.service.registry.published.versions
+        assert not at.service.backend.registry.published.versions
         fine = client.post("/v1/completions", json=TEXT, headers={"Authorization": f"Bearer {USE}"})
         assert fine.status_code == 200
-        assert at.service.worker.stats.running == 0
+        assert at.service.backend.worker.stats.running == 0
     allowed = [hostile_root, *CODE]
     assert not [path for path in OPENED if not any(Path(path).is_relative_to(place) for place in allowed)]
     assert any(Path(path).is_relative_to(hostile_root) for path in OPENED)  # the watch does watch

@@ -1,0 +1,131 @@
+"""What every front end puts requests into: the engine's thread and the adapters it answers with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from seektune.adapters.slots import Slots
+from seektune.config.serving import ServeConfig
+from seektune.generation.engine import Engine
+from seektune.generation.request import Request, Sampling
+from seektune.models.load import Loaded
+from seektune.serving.metrics import Metrics
+from seektune.serving.outbox import Outbox
+from seektune.serving.prompts import Prompts
+from seektune.serving.refusal import timed_out
+from seektune.serving.registry import Command, Publish, Registry
+from seektune.serving.served import Names, Served, base_name
+from seektune.serving.worker import Worker
+
+STATE = ".seektune-served.json"
+"""File of the adapter root that says what was served last."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One model and its adapters, answering."""
+
+    loaded: Loaded
+    worker: Worker
+    names: Names
+    registry: Registry
+    metrics: Metrics
+    prompts: Prompts
+    max_backlog_tokens: int
+
+    async def submit(
+        self, model: str, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], deadline: float
+    ) -> tuple[Served, list[Outbox]]:
+        """Put a request for each sampling of each prompt in the engine's queue, and wait until it takes them.
+
+        `deadline` is the loop's time. Raises Refusal where `model` is not served or the time is over, and
+        what the engine raises for a request that it cannot answer.
+        """
+        with self.names.serving(model) as served:
+            asked = [
+                Request(
+                    id=secrets.token_hex(12),
+                    prompt=tuple(ids),
+                    sampling=one,
+                    adapter=served.adapter,
+                    cache_key=served.content_hash,
+                )
+                for ids in prompts
+                for one in samplings
+            ]
+            outboxes = [Outbox(one.id, served.name, self.max_backlog_tokens) for one in asked]
+            accepted = self.worker.submit(asked, outboxes)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await accepted
+        except TimeoutError:
+            raise timed_out() from None
+        return served, outboxes
+
+    async def watch(self, every: float) -> None:
+        """Look at the adapter root every so many seconds, for ever."""
+        while True:
+            await asyncio.sleep(every)
+            for line in await asyncio.to_thread(self.registry.poll):
+                _log.warning("%s", line)
+
+    def close(self) -> None:
+        """End the engine's thread, and what is still under way with it; a second time is no error."""
+        self.worker.stop(timeout=30)
+        self.prompts.close()
+
+
+def open_backend(loaded: Loaded, config: ServeConfig, adapters: Mapping[str, Path] | None = None) -> Backend:
+    """The engine's thread running and adapters published; to be closed.
+
+    `adapters` are folders from anywhere, by the name they are served under. Raises AdapterError for one
+    that does not load, ModelError for a model without a tokenizer.
+    """
+    serving = config.serving
+    slots = Slots(
+        loaded,
+        max_slots=serving.max_loras,
+        max_rank=serving.max_lora_rank,
+        max_bytes=serving.adapter_memory_bytes,
+    )
+    engine = Engine(loaded, slots, config=config.engine)
+    longest = min(engine.max_model_len, serving.max_prompt_tokens or engine.max_model_len)
+    prompts = Prompts(loaded, longest)
+    metrics = Metrics()
+    worker = Worker(engine, metrics)
+    metrics.watch(lambda: worker.stats)
+    base = base_name(loaded)
+
+    def send(command: Command) -> None:
+        worker.send(partial(_apply, slots, metrics, command))
+
+    root = serving.adapter_root
+    state = serving.adapter_state or (root / STATE if root else None)
+    registry = Registry(slots, root, send, state=state, reserved=[base], fixed=adapters or {})
+    names = Names(base, registry)
+    backend = Backend(loaded, worker, names, registry, metrics, prompts, serving.max_backlog_tokens)
+    worker.start()
+    try:
+        registry.restore()
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def _apply(slots: Slots, metrics: Metrics, command: Command) -> None:
+    began = time.perf_counter()
+    if isinstance(command, Publish):
+        slots.publish(command.staged)
+    else:
+        slots.retire(command.key)
+    metrics.swapped(time.perf_counter() - began)
