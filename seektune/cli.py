@@ -150,7 +150,7 @@ def chat(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Talk to a model; /adapter NAME switches, /adapter alone lists, /base turns adapters off."""
+    """Talk to a model; /help lists what else can be said. In a pipe: a question a line, only answers out."""
     from seektune.recipes import chat as recipe
 
     recipe.run(
