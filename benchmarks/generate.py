@@ -93,7 +93,7 @@ def compare(count: int, rounds: int) -> Result:
 
 
 def check_same_tokens(best: dict[str, Result]) -> None:
-    """Stop unless all sides of one model gave every request as many tokens, three fourths of them the same."""
+    """Stop unless all sides of a model gave as many tokens, and three fourths of the answers are the same."""
     groups: dict[str, list[str]] = {}
     for case in best:
         groups.setdefault(case.split("-")[1], []).append(case)

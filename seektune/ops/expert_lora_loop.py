@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seektune.ops.expert_routing import Gate, Lora, draw_masks, drop, gate_vjp, gated, sort_by_expert
-from seektune.ops.few_rows_linear import FEW, few_rows_linear
 
 BLOCK_ROWS = 512
 """Rows gathered, gated and added back at once: few enough for the cache, enough to amortise the calls."""
@@ -34,7 +33,6 @@ class Call(NamedTuple):
     dropout: float
     dtype: torch.dtype  # of the products
     fine: torch.dtype  # of everything between and after them: at least fp32
-    forward_only: bool = False  # no gradient follows
 
 
 class Block(NamedTuple):
@@ -62,11 +60,7 @@ class Product:
         """Write y of a block's rows, and drop(x) Aᵀ for the backward."""
         xs, ys = x_C.split(block.counts), y_C.split(block.counts)
         for expert, x, y in zip(block.experts, xs, ys, strict=True):
-            weight = self._cast(self.weight[expert])
-            if self.call.forward_only and len(x) in FEW:
-                y.copy_(few_rows_linear(x, weight))
-            else:
-                torch.mm(x, weight.t(), out=y)
+            torch.mm(x, self._cast(self.weight[expert]).t(), out=y)
         for slot, x, y, low, keep in zip(block.slots, xs, ys, *self._lora_rows(block), strict=True):
             if slot >= 0:
                 torch.mm(drop(x, keep, self.call.dropout), self._cast(self.a[slot]).t(), out=low)
@@ -130,7 +124,6 @@ def expert_lora_loop(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         out: Tensor = _ExpertLora.apply(*tensors, gate_up_proj, down_proj, top_k_index, call)
         return out
-    call = call._replace(forward_only=not torch.is_grad_enabled())
     first, second = _products(call, lora, gate_up_proj, down_proj)
     return _forward(call, hidden, top_k_weights, top_k_index, Product(call, *first), Product(call, *second))
 

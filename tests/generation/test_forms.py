@@ -3,12 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 from engine_runs import far_adapter
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from seektune.adapters.fused import FusedMLP
-from seektune.generation.forms import FewRowsAdaptedLinear, FewRowsLinear, in_forms, step_forms
+from seektune.generation.forms import FewRowsLinear, MixedLinear, StepNorm, in_forms, step_forms
 from seektune.generation.heads import PagedAttention
 from seektune.generation.latent import LatentAttention
 from seektune.models.load import load_model
+from seektune.ops.few_rows_linear import WIDE
 
 
 @pytest.mark.parametrize("attached", [False, True])
@@ -32,19 +34,22 @@ def test_modules_are_themselves_again_after_the_block(attached: bool) -> None:
     assert [(type(module), dict(vars(module))) for module, _ in forms] == before
 
 
-def test_every_linear_of_a_model_takes_its_form_and_the_head_too() -> None:
-    loaded = load_model("tiny/llama")
-    forms = step_forms(loaded.model)
-    linears = [module for module in loaded.model.modules() if isinstance(module, torch.nn.Linear)]
-    assert [module for module, form in forms if form is FewRowsLinear] == linears
+def test_a_head_of_many_outputs_and_norms_in_float32_take_forms_of_the_same_values() -> None:
+    config = LlamaConfig(
+        vocab_size=WIDE, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = LlamaForCausalLM(config).eval()
+    forms = step_forms(model)
+    assert [module for module, form in forms if form is FewRowsLinear] == [model.lm_head]
     assert [form for _, form in forms].count(PagedAttention) == 2
-    assert loaded.model.lm_head in linears
-    x = torch.randn(1, 5, 64)
+    assert [form for _, form in forms].count(StepNorm) == 5
+    assert StepNorm not in [form for _, form in step_forms(model.double())]
+    model.float()
+    x = 3 * torch.randn(1, 5, 64)
     with torch.no_grad():
-        plain = loaded.model.lm_head(x)
+        plain = model.lm_head(model.model.norm(x))
         with in_forms(forms):
-            assert type(loaded.model.lm_head) is FewRowsLinear
-            torch.testing.assert_close(loaded.model.lm_head(x), plain)
+            torch.testing.assert_close(model.lm_head(model.model.norm(x)), plain)
 
 
 @pytest.mark.parametrize("base", ["llama", "deepseek_v3"])
@@ -53,7 +58,7 @@ def test_an_attached_adapter_computes_the_same_in_the_forms(base: str) -> None:
     over_pages = (LatentAttention, PagedAttention)
     forms = [(module, form) for module, form in step_forms(loaded.model) if form not in over_pages]
     assert any(isinstance(module, FusedMLP) for module, _ in forms)
-    assert any(form is FewRowsAdaptedLinear for _, form in forms)
+    assert any(form is MixedLinear for _, form in forms)
     ids = torch.randint(3, 250, (1, 7))
     with torch.no_grad():
         plain = loaded.model(input_ids=ids, use_cache=False).logits

@@ -38,17 +38,3 @@ def test_an_expert_outside_the_subset_runs_only_its_base_products():
     slots = torch.tensor([-1, 0, -1, -1, -1, -1, -1, -1])
     assert products(torch.tensor([[0]]), slots) == 4  # two forward, two backward
     assert products(torch.tensor([[1]]), slots) > 4
-
-
-def test_few_rows_without_gradients_take_blocks_and_the_same_values():
-    hidden, index, weights = torch.randn(12, 64), torch.arange(12).view(12, 1) % 2, torch.rand(12, 1)
-    frozen = torch.randn(2, 128, 64) / 8, torch.randn(2, 64, 64) / 8
-    lora = tuple(torch.randn(2, *shape) / 8 for shape in [(4, 64), (128, 4), (4, 64), (64, 4)])
-    arguments = (hidden, index, weights, *frozen, lora, 1.0, None, None, 0.0, torch.float32)
-    with Counting() as recording:
-        plain = expert_lora_loop(*arguments)
-    with torch.no_grad(), Counting() as forward_only:
-        few = expert_lora_loop(*arguments)
-    torch.testing.assert_close(few, plain)
-    assert recording.counts.get("bmm", 0) == 0
-    assert forward_only.counts["bmm"] == 4
