@@ -65,6 +65,7 @@ def page(listening: socket.socket, names: Sequence[str], has_keys: bool) -> str:
     said = json.dumps({"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]})
     return (
         f"serving {', '.join(names)} at {url}/v1 ({'API keys' if has_keys else 'no API key needed here'})\n"
+        f"  open {url}/ in a browser\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{said}'\n"
         "Ctrl-C ends in order: answers under way are finished; twice stops at once"
     )

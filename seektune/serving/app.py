@@ -1,4 +1,4 @@
-"""The HTTP API: OpenAI's routes, adapters, health and metrics, every one of them behind the guard."""
+"""What is served: OpenAI's routes, adapters, health, metrics, the playground; all behind the guard."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from seektune.serving.backend import Backend
 from seektune.serving.completions import Answering
 from seektune.serving.limits import body_of
 from seektune.serving.metrics import Metrics
+from seektune.serving.playground import playground
 from seektune.serving.protocol import AliasBody, ChatBody, LoadBody, TextBody, read
 from seektune.serving.refusal import Refusal, shown
 from seektune.serving.served import Served
@@ -65,6 +66,7 @@ def create_app(service: Service) -> FastAPI:
         middleware=_middleware(service),
     )
     _answer_errors(app, service.backend.metrics)
+    _add_playground(app)
     _add_openai(app, service)
     _add_adapters(app, service)
     _add_state(app, service)
@@ -103,6 +105,15 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(SeektuneError, refused)
     app.add_exception_handler(HTTPException, no_route)
     app.add_exception_handler(Exception, failed)
+
+
+def _add_playground(app: FastAPI) -> None:
+    page = playground()
+
+    @app.get("/")
+    async def root() -> Response:
+        """The playground, for anyone; what it asks for needs a key as always."""
+        return page
 
 
 def _add_openai(app: FastAPI, service: Service) -> None:

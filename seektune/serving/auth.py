@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -24,6 +22,7 @@ from seektune.serving.refusal import Refusal
 Role = Literal["use", "administer"]
 VARIABLE = "SEEKTUNE_API_KEYS"
 _SHORTEST = 16  # characters of a key
+_PAGE = ("GET", "/")  # the playground
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -94,6 +93,9 @@ def administers(request: Request) -> None:
 class Guard:
     """Every call passes here, routes and 404s alike: with keys it must present one.
 
+    The playground's page alone is anyone's: a browser that opens an address can send no key, and the page
+    is the same in every copy of this package. What it asks for needs a key.
+
     Without keys the server listens on loopback only, and answers to local names only: a page of elsewhere
     whose name was made to lead here (DNS rebinding) is turned away.
     """
@@ -108,20 +110,23 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            scope["seektune.role"] = self._role(Headers(scope=scope))
+            scope["seektune.role"] = self._role(scope)
         except Refusal as refusal:
             self._metrics.refused(refusal.status)
             await response_of(refusal)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _role(self, headers: Headers) -> Role:
+    def _role(self, scope: Scope) -> Role | None:
+        headers = Headers(scope=scope)
         if not self._keys.roles:
             name = headers.get("host", "").rsplit(":", 1)
             host = name[0] if len(name) == 2 and name[1].isdigit() else ":".join(name)
             if host not in self._hosts:
                 raise Refusal("without API keys only calls to localhost are answered", 403, code="wrong_host")
             return "administer"
+        if (scope["method"], scope["path"]) == _PAGE:
+            return None
         key = _presented(headers.getlist("authorization"))
         role = None if key is None else self._keys.role(key)
         if role is None:
@@ -130,7 +135,7 @@ class Guard:
                 f"{said} was given: send the header `Authorization: Bearer KEY`",
                 401,
                 code="invalid_api_key",
-                headers={"WWW-Authenticate": 'Basic realm="seektune: any name, the API key as password"'},
+                headers={"WWW-Authenticate": 'Bearer realm="seektune"'},
             )
         return role
 
@@ -141,18 +146,14 @@ def response_of(refusal: Refusal) -> JSONResponse:
 
 
 def _presented(values: Sequence[str]) -> str | None:
-    """The key in an Authorization header: Bearer, or the password of Basic, which browsers ask for."""
+    """The key in an Authorization header.
+
+    Bearer only: a browser sends along by itself what it once was told for Basic, whatever page calls.
+    """
     if len(values) != 1:
         return None
     scheme, _, rest = values[0].partition(" ")
-    if scheme.lower() == "bearer":
-        return rest.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(rest.strip(), validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError, ValueError):
-            return ""
-    return None
+    return rest.strip() if scheme.lower() == "bearer" else None
 
 
 def _entry(where: str, line: str) -> tuple[bytes, Role]:

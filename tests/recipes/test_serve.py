@@ -26,6 +26,7 @@ def test_the_page_names_what_is_served_and_a_line_that_calls_it():
         port = listening.getsockname()[1]
         text = page(listening, ["tiny/llama", "medical"], has_keys=True)
     assert f"serving tiny/llama, medical at http://127.0.0.1:{port}/v1" in text
+    assert f"open http://127.0.0.1:{port}/ in a browser" in text
     assert f"curl http://127.0.0.1:{port}/v1/chat/completions" in text
     assert "Authorization: Bearer KEY" in text
     assert '"model": "medical"' in text

@@ -23,7 +23,8 @@ ROUTES = [
     ("GET", "/v1/models/A"), ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics"),
     ("GET", "/v1/adapters"),
     ("POST", "/v1/adapters"), ("POST", "/v1/adapters/alias"), ("DELETE", "/v1/adapters/A"),
-    ("DELETE", "/v1/adapters/alias/x"), ("GET", "/"), ("GET", "/docs"),
+    ("DELETE", "/v1/adapters/alias/x"), ("POST", "/"), ("HEAD", "/"), ("OPTIONS", "/"),
+    ("GET", "//"), ("GET", "/%2f"), ("GET", "/index.html"), ("GET", "/docs"),
     ("GET", "/openapi.json"), ("GET", "/static/x.js"), ("OPTIONS", "/health"),
     ("DELETE", "/v1/models"), ("GET", "/favicon.ico"), ("TRACE", "/nowhere"), ("GET", "//v1/models"),
 ]  # fmt: skip
@@ -129,8 +130,16 @@ def test_every_route_asks_for_a_key(server: Running, method: str, path: str, key
     headers = {} if key is None else {"Authorization": f"Bearer {key}".encode()}
     got = httpx.request(method, server.url + path, headers=headers)
     assert got.status_code == 401
-    assert got.json()["error"]["code"] == "invalid_api_key"
-    assert "www-authenticate" in got.headers
+    assert method == "HEAD" or got.json()["error"]["code"] == "invalid_api_key"
+    assert got.headers["www-authenticate"].startswith("Bearer ")  # a browser asks for nothing of itself
+
+
+@pytest.mark.parametrize("key", [None, "use-0123456789abcdeF", USE])
+def test_the_page_at_the_root_is_the_one_thing_that_is_anyones(server: Running, key: str | None):
+    got = server.call("GET", "/?model=A", key or "")
+    assert (got.status_code, got.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert got.text == server.call("GET", "/", ADMINISTER).text  # and it says the same to all
+    assert "tiny/llama" not in got.text
 
 
 def test_a_role_opens_what_is_its(server: Running):
@@ -145,8 +154,8 @@ def test_a_role_opens_what_is_its(server: Running):
         denied = server.call(method, f"/v1/adapters{place}", USE, json={"name": "A", "alias": "x"})
         assert (denied.status_code, denied.json()["error"]["code"]) == (403, "insufficient_role")
     assert [one["name"] for one in server.call("GET", "/v1/adapters", USE).json()["data"]] == ["A", "B"]
-    browser = httpx.get(f"{server.url}/health", auth=("anyone", USE))
-    assert browser.status_code == 200
+    basic = httpx.get(f"{server.url}/health", auth=("anyone", USE))  # what browsers send without being asked
+    assert basic.status_code == 401
 
 
 def test_what_is_not_there_is_said_in_the_shape_of_errors(server: Running):
@@ -235,9 +244,11 @@ def test_without_keys_only_local_names_are_answered():
     with running(load_model("tiny/llama")) as at:
         assert at.call("GET", "/v1/models").status_code == 200
         assert at.call("GET", "/v1/models", headers={"Host": "localhost:80"}).status_code == 200
-        rebound = at.call("GET", "/v1/models", headers={"Host": "evil.example"})
-        assert rebound.status_code == 403
-        assert rebound.json()["error"]["code"] == "wrong_host"
+        assert at.call("GET", "/").status_code == 200
+        for path in ("/v1/models", "/"):
+            rebound = at.call("GET", path, headers={"Host": "evil.example"})
+            assert rebound.status_code == 403
+            assert rebound.json()["error"]["code"] == "wrong_host"
 
 
 def test_keys_are_in_no_log_and_no_answer(server: Running, caplog: pytest.LogCaptureFixture):

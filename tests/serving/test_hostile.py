@@ -181,7 +181,7 @@ def too_large(rng: random.Random) -> Call:
 
 
 def wrong_key(rng: random.Random) -> Call:
-    method, path = rng.choice([*ROUTES, ("GET", "/" + "x" * rng.randrange(500)), ("PUT", "/v1/adapters")])
+    method, path = rng.choice([*ROUTES, ("GET", "/" + "x" * rng.randrange(1, 500)), ("PUT", "/v1/adapters")])
     guess = rng.choice([
         "", "Bearer", f"Bearer {USE[:-1]}", f"Bearer {USE}x", f"Basic {USE}", f"Token {USE}", USE,
         "Basic ====",
