@@ -100,7 +100,7 @@ CHAT = {"model": "tiny/llama", "messages": [{"role": "user", "content": "Hi"}], 
 TEXT = {"model": "tiny/llama", "prompt": "Hi", "max_tokens": 1}
 ROUTES = [
     ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/health"),
-    ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/adapters"), ("POST", "/v1/adapters"), ("GET", "/"),
+    ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/adapters"), ("POST", "/v1/adapters"), ("PUT", "/"),
     ("POST", "/v1/adapters/alias"), ("DELETE", "/v1/adapters/nan"), ("GET", "/v1/models/tiny/llama"),
 ]  # fmt: skip
 ESCAPES = [
@@ -198,7 +198,7 @@ def wrong_role(rng: random.Random) -> Call:
 
 def no_route(rng: random.Random) -> Call:
     path = rng.choice([
-        "/v1/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/../../x", "/v1/files/x", "//",
+        "/v1/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/../../x", "/v1/files/x", "/x//",
         "/v1/models/..%2f..%2fetc", "/.env", "/v1/adapters/nan/../../x", "/v1/chat/completions/",
         "/openapi.json", "/v1/models/%00",
     ])  # fmt: skip
@@ -231,11 +231,11 @@ def calls(rng: random.Random, names: list[str]) -> Iterator[Call]:
         yield rng.choice(kinds)(rng)
 
 
-LINE, POST = b"GET / HTTP/1.1\r\nHost: x\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: "
+LINE, POST = b"GET /ready HTTP/1.1\r\nHost: x\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: "
 RAW = [
     LINE + b"X: y\r\n" * 20_000 + b"\r\n", LINE + b"X: " + b"y" * 10**6 + b"\r\n\r\n",
     b"GET /" + b"a" * 10**5 + b" HTTP/1.1\r\n\r\n", b"\0\1\2\3\r\n\r\n", b"GET\r\n\r\n",
-    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET /ready HTTP/9.9\r\n\r\n",
     POST + b"-1\r\n\r\n", LINE + b"Host: y\r\n\r\n", POST + b"1\r\nContent-Length: 2\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\r\n\r\n", POST + b"9" * 23 + b"\r\nConnection: close\r\n\r\n",
     LINE + b"A\0: b\r\n\r\n", LINE + b" folded: b\r\n\r\n",
