@@ -2,7 +2,7 @@
 
 Cost: 16 requests of 32 prompt tokens and 64 answered ones, greedy, float32, one thread, r = 16 on all
 linears: on the engine of a model without slots, and on one with 16 adapters resident for nobody, for one
-adapter and for 16 different ones. The sides take turns in one process, the best round of each counts. `dense`
+adapter and for 16 different ones. The sides take a step in turn, the median round counts. `dense`
 is the 135M model, `wide` a Llama of two layers, 2,048 wide.
 
 Stall: four streams on the 135M model over HTTP, first alone, then with an adapter swapped every 50 ms.
@@ -26,7 +26,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,58 +88,61 @@ def costs(case: str, rounds: int) -> Result:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         base = dense_folder() if case == "dense" else wide_folder(Path(scratch) / "base")
-        plain = Engine(load_model(base, dtype="float32"))
         loaded = load_model(base, dtype="float32")
         slots = Slots(loaded, max_slots=SEQUENCES, max_rank=RANK)
-        keys = [
-            slots.publish(slots.prepare(random_adapter(base, Path(scratch) / str(seed), seed), f"a{seed}"))
-            for seed in range(SEQUENCES)
-        ]
-    mixed = Engine(loaded, slots)
-    sides = {
-        "plain": (plain, [None] * SEQUENCES),
-        "base": (mixed, [None] * SEQUENCES),
-        "one": (mixed, keys[:1] * SEQUENCES),
-        "mixed": (mixed, keys),
+        folders = random_adapters(base, Path(scratch) / "adapters", SEQUENCES)
+        keys = [slots.publish(slots.prepare(folder, folder.name)) for folder in folders]
+        plain = Engine(load_model(base, dtype="float32"))
+    nobody: Sequence[str | None] = [None] * SEQUENCES
+    sides = {"plain": (plain, nobody)} | {
+        side: (Engine(loaded, slots), asked)
+        for side, asked in {"base": nobody, "one": keys[:1] * SEQUENCES, "mixed": keys}.items()
     }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(rounds + 1):
-        for side, (engine, asked) in sides.items():
-            taken = answered(engine, asked, number)
+        for side, taken in answered(sides, number).items():
             if number:  # the first round warms up
                 seconds[side].append(round(taken, 3))
-    best = {side: min(taken) for side, taken in seconds.items()}
+
+    def cost(side: str) -> float:
+        return round(
+            statistics.median(1 - a / b for a, b in zip(seconds["plain"], seconds[side], strict=True)), 4
+        )
+
     return {
-        "adapter_cost": round(1 - best["plain"] / best["one"], 4),
-        "mixed16_cost": round(1 - best["plain"] / best["mixed"], 4),
-        "base_cost": round(1 - best["plain"] / best["base"], 4),
+        "adapter_cost": cost("one"),
+        "mixed16_cost": cost("mixed"),
+        "base_cost": cost("base"),
         "cpu_seconds": seconds,
     }
 
 
-def answered(engine: Any, adapters: Sequence[str | None], seed: int) -> float:
-    """CPU-seconds of a batch of requests, each under its adapter; prompts that no earlier round had."""
+def answered(sides: Mapping[str, tuple[Any, Sequence[str | None]]], seed: int) -> dict[str, float]:
+    """CPU-seconds of each side's answers; in turn by steps: a slow minute is everyone's."""
     import torch
 
     from seektune.generation.request import Request, Sampling
 
     generator = torch.Generator().manual_seed(seed)
-    prompts = torch.randint(3, 256, (len(adapters), PROMPT), generator=generator).tolist()
-    start = time.process_time()
-    for index, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
-        sampling = Sampling(max_tokens=ANSWER, ignore_eos=True)
-        engine.submit(Request(id=str(index), prompt=tuple(prompt), sampling=sampling, adapter=adapter))
-    while engine.has_work:
-        engine.step()
-    return time.process_time() - start
+    prompts = torch.randint(3, 256, (SEQUENCES, PROMPT), generator=generator).tolist()
+    sampling = Sampling(max_tokens=ANSWER, ignore_eos=True)
+    for engine, adapters in sides.values():
+        for index, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
+            engine.submit(Request(id=str(index), prompt=tuple(prompt), sampling=sampling, adapter=adapter))
+    seconds = dict.fromkeys(sides, 0.0)
+    while any(engine.has_work for engine, _ in sides.values()):
+        for side, (engine, _) in sides.items():
+            start = time.process_time()
+            engine.step()
+            seconds[side] += time.process_time() - start
+    return seconds
 
 
 def stall() -> Result:
     """Time between two tokens of a stream, alone and under swaps, in milliseconds."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        for seed in range(3):
-            random_adapter(dense_folder(), root / "swapped" / str(seed), seed)
+        random_adapters(dense_folder(), root / "swapped", 3)
         arguments = ["--set", f"serving.adapter_root={root}", "--dtype", "float32"]
         with process(str(dense_folder()), arguments) as (_, url):
             quiet, _ = asyncio.run(streams(url, swapping=False))
@@ -232,21 +235,22 @@ def wide_folder(folder: Path) -> Path:
     return folder
 
 
-def random_adapter(base: Path, folder: Path, seed: int) -> Path:
-    """An adapter of r = 16 on all linears, with a B that is small and not zero."""
+def random_adapters(base: Path, folder: Path, count: int) -> list[Path]:
+    """Adapters of r = 16 on all linears, with a B that is small and not zero, as 0, 1, … under `folder`."""
     import torch
 
     import seektune as st
 
     loaded = st.load_model(base, dtype="float32")
-    spec = st.AdapterSpec(r=RANK, lora_alpha=2 * RANK, target_modules=["attention", "dense"])
-    st.attach(loaded, spec)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in loaded.model.named_parameters():
-        if parameter.requires_grad and name.endswith("_B"):
-            parameter.data.normal_(std=0.0003, generator=generator)
-    saved: Path = st.save_adapter(loaded, folder)
-    return saved
+    st.attach(loaded, st.AdapterSpec(r=RANK, lora_alpha=2 * RANK, target_modules=["attention", "dense"]))
+    generator = torch.Generator().manual_seed(0)
+    folders = []
+    for number in range(count):
+        for name, parameter in loaded.model.named_parameters():
+            if parameter.requires_grad and name.endswith("_B"):
+                parameter.data.normal_(std=0.0003, generator=generator)
+        folders.append(st.save_adapter(loaded, folder / str(number)))
+    return folders
 
 
 if __name__ == "__main__":
