@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.installed
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check bench vllm-env clean
 
 demo: $(STAMP)
 	.venv/bin/seektune demo $(ARGS)
@@ -19,9 +19,13 @@ check: $(STAMP)
 bench: $(STAMP)
 	scripts/bench
 
+# For the tests of `export --to vllm`, which `make test-all` leaves out without it.
+vllm-env:
+	PYTHON=$(PYTHON) scripts/vllm-env
+
 $(STAMP): pyproject.toml constraints.txt scripts/install
 	PYTHON=$(PYTHON) scripts/install
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-vllm runs

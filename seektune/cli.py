@@ -195,7 +195,7 @@ def serve(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    to: Annotated[str, typer.Option(help="vllm or peft.")],
+    to: Annotated[str, typer.Option(help="vllm, peft, or merged: a model without adapter.")],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
 ) -> None:
     """Write a run's adapter for another program, strictly: what that one would drop is refused."""

@@ -39,7 +39,8 @@ _MLA = ("deepseek_v2", "deepseek_v3")
 _GROUPS = ("attention", "dense", "shared", "routed")
 _KV_B = (
     "vLLM absorbs kv_b_proj into its attention and drops a LoRA on it without a word: serve this adapter "
-    "with `seektune serve`, or train one with lora.exclude_modules=[kv_b_proj]"
+    "with `seektune serve`, give vLLM the model of `--to merged`, or train one with "
+    "lora.exclude_modules=[kv_b_proj]"
 )
 
 
@@ -65,7 +66,7 @@ def export_vllm(loaded: Loaded, stored: Stored, name: str, out: Path) -> str:
         folder = draft / "adapters" / served
         folder.mkdir(parents=True)
         save_tensors(_tensors(stored, rank), folder / WEIGHTS)
-        write_json(folder / CONFIG, _config(stored, rank, loaded.source))
+        write_json(folder / CONFIG, _config(stored, rank, service.base))
         write_text(draft / "serve.sh", script(service))
         (draft / "serve.sh").chmod(0o755)
         write_text(draft / "README.md", readme(service))
@@ -124,7 +125,7 @@ def _config(stored: Stored, rank: int, base: str) -> Mapping[str, Any]:
         "peft_type": "LORA",
         "peft_version": VERSION,
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,  # the resolver compares it with the served base's name
+        "base_model_name_or_path": base,  # the resolver compares it with what vLLM opened
         "inference_mode": True,
         "r": rank,
         "lora_alpha": stored.spec.scaling * rank,

@@ -15,7 +15,7 @@ class Service:
 
     served: str  # name@version of the adapter, which is its folder's name too
     base: str  # folder or hub id
-    base_name: str  # the base's served name, as in adapter_config.json
+    base_name: str  # the base's served name
     max_lora_rank: int
     latent_attention: bool
     experts: bool  # whether the base has routed experts
@@ -60,6 +60,9 @@ a restart (whoever reaches the port can then load them; the address is this mach
 
     VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 VLLM_PLUGINS=lora_filesystem_resolver \\
       VLLM_LORA_RESOLVER_CACHE_DIR="$PWD/adapters" ./serve.sh
+
+The resolver passes over an adapter whose `base_model_name_or_path` is not spelt as the base that vLLM opened:
+with another `BASE`, write that place into its `adapter_config.json`.
 
 The tensors are laid out for vLLM, one pair per expert: PEFT and seektune do not read this folder.
 """

@@ -108,7 +108,7 @@ def _load_folder(source: str, dtype: torch.dtype | None, dequantize: bool, place
     if place.type != "cpu":
         options["device_map"] = {"": place}
     model_class = AutoModelForImageTextToText if "vision" in family.groups else AutoModelForCausalLM
-    with explained(f"{folder} does not load as {family.model_type}"), _bar_in_a_terminal_only():
+    with explained(f"{folder} does not load as {family.model_type}"), bar_in_a_terminal_only():
         model, report = model_class.from_pretrained(
             folder,
             local_files_only=True,
@@ -170,7 +170,7 @@ def _refuse_differences(folder: Path, report: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _bar_in_a_terminal_only() -> Iterator[None]:
+def bar_in_a_terminal_only() -> Iterator[None]:
     """transformers' loading bar is for eyes: off where standard error is piped."""
     hide = not sys.stderr.isatty() and transformers_logging.is_progress_bar_enabled()
     if hide:

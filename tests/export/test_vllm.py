@@ -202,7 +202,8 @@ def test_a_base_in_a_folder_is_served_by_its_whole_path_under_the_name_of_the_ru
     script = (tmp_path / "out" / "serve.sh").read_text()
     assert f"base='{tmp_path}/models/a base'\n" in script
     assert "--served-model-name 'models/a base'" in script
-    assert read(tmp_path / "out")[1]["base_model_name_or_path"] == "models/a base"
+    # vLLM's resolver passes over an adapter whose base is not spelt as the one that it opened.
+    assert read(tmp_path / "out")[1]["base_model_name_or_path"] == f"{tmp_path}/models/a base"
 
 
 def test_the_name_changes_with_the_content(adapted: Build, tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from tiny_runs import tiny_config, write_rows
 
 from seektune.adapters.store import load_adapter
 from seektune.errors import AdapterError, ConfigError
+from seektune.generation.generate import encode_prompt
 from seektune.models.load import load_model
 from seektune.models.tiny import tiny_model
 from seektune.recipes import export, train
+from seektune.types import Message
 
 
 def quiet() -> Console:
@@ -48,6 +50,19 @@ def test_peft_s_form_of_a_run_loads_as_the_run_does(finished: Path, tmp_path: Pa
     assert (tmp_path / "out" / "adapter_config.json").exists()
 
 
+def test_a_merged_run_is_a_base_that_answers_as_the_run_does(finished: Path, tmp_path: Path) -> None:
+    page = io.StringIO()
+    export.run(finished, to="merged", out=tmp_path / "out", console=Console(file=page, width=200))
+    assert page.getvalue() == f"wrote {tmp_path}/out, a model that needs no adapter\n"
+    live = load_adapter(load_model("tiny/deepseek_v3"), finished / "adapter")
+    merged = load_model(tmp_path / "out")
+    ids = torch.tensor([encode_prompt(live, [Message("user", "Case 1: the heart hurts")])])
+    with torch.no_grad():
+        expected = live.model(ids, use_cache=False).logits
+        torch.testing.assert_close(merged.model(ids, use_cache=False).logits, expected, rtol=0, atol=1e-4)
+    assert encode_prompt(merged, "text") == encode_prompt(live, "text")
+
+
 def test_what_vllm_would_drop_is_an_error_and_nothing_is_written(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="vLLM"):
         export.run(finished, to="vllm", out=tmp_path / "out", console=quiet())
@@ -57,7 +72,7 @@ def test_what_vllm_would_drop_is_an_error_and_nothing_is_written(finished: Path,
 def test_unknown_targets_existing_folders_and_unfinished_runs_are_named(
     finished: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="--to 'gguff' is unknown: use vllm or peft"):
+    with pytest.raises(ConfigError, match="--to 'gguff' is unknown: use vllm, peft, merged"):
         export.run(finished, to="gguff", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="exists already"):
         export.run(finished, to="vllm", out=tmp_path)
