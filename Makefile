@@ -2,7 +2,7 @@
 PYTHON ?= python3
 STAMP := .venv/.installed
 
-.PHONY: demo test test-all check bench vllm-env clean
+.PHONY: demo test test-all check bench vllm-env triton-env clean
 
 demo: $(STAMP)
 	.venv/bin/seektune demo $(ARGS)
@@ -10,8 +10,14 @@ demo: $(STAMP)
 test: $(STAMP)
 	scripts/test
 
-test-all: $(STAMP)
+test-all: $(STAMP) triton-env
 	scripts/test --all
+
+# NVIDIA's Triton server and what its models need, apart: it needs numpy 1.
+triton-env: .venv-triton/.installed
+
+.venv-triton/.installed: pyproject.toml constraints.txt scripts/triton-env
+	PYTHON=$(PYTHON) scripts/triton-env
 
 check: $(STAMP)
 	scripts/check
@@ -28,4 +34,4 @@ $(STAMP): pyproject.toml constraints.txt scripts/install
 	touch $@
 
 clean:
-	rm -rf .venv .venv-vllm runs
+	rm -rf .venv .venv-vllm .venv-triton runs

@@ -195,13 +195,16 @@ def serve(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    to: Annotated[str, typer.Option(help="vllm, peft, or merged: a model without adapter.")],
+    to: Annotated[str, typer.Option(help="vllm, peft, triton, or merged: a model without adapter.")],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Of triton, e.g. kind=gpu; several times.")
+    ] = None,
 ) -> None:
     """Write a run's adapter for another program, strictly: what that one would drop is refused."""
     from seektune.recipes import export as recipe
 
-    recipe.run(run, to=to, out=out)
+    recipe.run(run, to=to, out=out, settings=settings or ())
 
 
 @app.command()

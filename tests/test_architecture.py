@@ -47,6 +47,7 @@ DOORS = {
     "starlette": {"serving"},
     "uvicorn": {"serving.server"},
     "prometheus_client": {"serving.metrics"},
+    "triton_python_backend_utils": {"serving.triton_model"},
     "rich": {"recipes"},
     "typer": {"cli"},
     "torch": set(LEVELS) - {"types", "config", "errors", "runlog", "cli", "reports", "__main__", "__init__"},

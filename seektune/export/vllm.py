@@ -26,6 +26,7 @@ from seektune.errors import AdapterError
 from seektune.export.draft import draft_of
 from seektune.export.experts import every_expert
 from seektune.export.vllm_serve import Service, readme, script
+from seektune.models.fetch import lasting_name
 from seektune.models.load import Loaded
 from seektune.models.sites import groups_by_site
 from seektune.models.tiny import PREFIX as TINY
@@ -56,7 +57,7 @@ def export_vllm(loaded: Loaded, stored: Stored, name: str, out: Path) -> str:
     rank = max(delta.r for delta in stored.deltas.values())
     service = Service(
         served=served,
-        base=_base(loaded.source),
+        base=lasting_name(loaded.source),
         base_name=loaded.source,
         max_lora_rank=next(most for most in RANKS if most >= rank),
         latent_attention=loaded.family.model_type in _MLA,
@@ -134,9 +135,3 @@ def _config(stored: Stored, rank: int, base: str) -> Mapping[str, Any]:
         "bias": "none",
         "target_modules": sorted(last | ({"gate_proj", "up_proj", "down_proj"} if routed else set())),
     }
-
-
-def _base(source: str) -> str:
-    """What vLLM opens: a folder with its whole path, a hub id as it is."""
-    folder = Path(source).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else source

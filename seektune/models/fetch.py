@@ -59,6 +59,12 @@ def _from_hub(name: str, weights: bool) -> Path:
         raise _offline(name, constants.ENDPOINT) from error
 
 
+def lasting_name(source: str) -> str:
+    """What names the same model from anywhere: a folder by its whole path, other names as they are."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else source
+
+
 def _from_modelscope(name: str, weights: bool) -> Path:
     try:
         modelscope = importlib.import_module("modelscope")

@@ -166,11 +166,7 @@ def _add_adapters(app: FastAPI, service: Service) -> None:
     @app.get("/v1/adapters")
     async def adapters() -> dict[str, Any]:
         """What is loaded, and why what is not served is not."""
-        published = registry.published
-        data = [
-            asdict(version) | {"object": "adapter", "aliases": published.aliases_of(version.key)}
-            for version in published.versions.values()
-        ]
+        data = [version | {"object": "adapter"} for version in registry.published.listed()]
         return {"object": "list", "data": data, "reasons": dict(registry.reasons)}
 
     @app.post("/v1/adapters", dependencies=[Depends(administers)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from seektune.adapters.folder import read_json
 from seektune.errors import AdapterError
@@ -38,6 +39,10 @@ class Published:
     def aliases_of(self, key: str) -> list[str]:
         """Aliases that point to a version, which stays as long as they do."""
         return [alias for alias, target in self.aliases.items() if target == key]
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Every version with its aliases, as callers are told."""
+        return [asdict(one) | {"aliases": self.aliases_of(one.key)} for one in self.versions.values()]
 
     def with_version(self, version: Version) -> Published:
         """With a version as the latest of its name; an older one that no alias points to is gone."""

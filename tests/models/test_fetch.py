@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from seektune.errors import ModelError, OfflineError
-from seektune.models.fetch import hub_cache, local_folder
+from seektune.models.fetch import hub_cache, lasting_name, local_folder
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +24,15 @@ def test_a_folder_wins_over_a_hub_id_of_the_same_name(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "name").mkdir(parents=True)
     assert local_folder("org/name") == Path("org/name")
+
+
+def test_a_lasting_name_is_a_folder_s_whole_path_and_a_hub_id_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    assert lasting_name("base") == str(tmp_path / "base")
+    assert lasting_name("org/name") == "org/name"
 
 
 @pytest.mark.parametrize("source", ["name", "/no/such/folder", "./org/name", "../name", "a/b/c", ""])

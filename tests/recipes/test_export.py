@@ -72,7 +72,7 @@ def test_what_vllm_would_drop_is_an_error_and_nothing_is_written(finished: Path,
 def test_unknown_targets_existing_folders_and_unfinished_runs_are_named(
     finished: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="--to 'gguff' is unknown: use vllm, peft, merged"):
+    with pytest.raises(ConfigError, match="--to 'gguff' is unknown: use vllm, peft, merged, triton"):
         export.run(finished, to="gguff", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="exists already"):
         export.run(finished, to="vllm", out=tmp_path)
@@ -83,3 +83,29 @@ def test_unknown_targets_existing_folders_and_unfinished_runs_are_named(
         export.run(unfinished, to="vllm", out=tmp_path / "out")
     with pytest.raises(ConfigError, match="not a run folder"):
         export.run(tmp_path / "none", to="vllm", out=tmp_path / "out")
+
+
+def test_triton_s_form_is_a_repository_with_the_run_s_own_dtype(finished: Path, tmp_path: Path) -> None:
+    page = io.StringIO()
+    export.run(
+        finished,
+        to="triton",
+        out=tmp_path / "out",
+        settings=["kind=gpu"],
+        console=Console(file=page, width=200),
+    )
+    assert page.getvalue() == (
+        f"wrote {tmp_path}/out: Triton's model deepseek_v3; next: {tmp_path}/out/README.md\n"
+    )
+    config = (tmp_path / "out" / "models" / "deepseek_v3" / "config.pbtxt").read_text()
+    assert 'key: "dtype" value { string_value: "auto" }' in config
+    assert "KIND_GPU" in config
+
+
+def test_settings_are_triton_s_and_are_checked_before_anything_is_loaded(
+    finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--set is for --to triton: peft has no settings"):
+        export.run(finished, to="peft", out=tmp_path / "out", settings=["kind=gpu"])
+    with pytest.raises(ConfigError, match="--set: kynd: unknown key; did you mean kind"):
+        export.run(finished, to="triton", out=tmp_path / "out", settings=["kynd=gpu"])

@@ -34,6 +34,14 @@ def test_an_alias_keeps_its_version():
     assert after.without(["a@2"]).key_of("a") is None
 
 
+def test_versions_are_listed_with_their_aliases():
+    published = Published(aliases={"stable": "a@1"}, versions={"a@1": ONE, "b@1": OTHER})
+    assert [(one["key"], one["place"], one["aliases"]) for one in published.listed()] == [
+        ("a@1", "a/1", ["stable"]),
+        ("b@1", "b/1", []),
+    ]
+
+
 def test_the_same_version_again_changes_nothing():
     published = Published().with_version(ONE)
     assert published.with_version(ONE) == published
