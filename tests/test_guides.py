@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from seektune.config.data import CleaningConfig, DataConfig, DedupConfig
 from seektune.config.run import RunConfig
 from seektune.config.section import validated
 from seektune.config.training import HealthConfig, TrainingConfig
+from seektune.config.triton import TritonExport
 from seektune.data.formats.layouts import FORMATS
 from seektune.data.templates.lint import NAMES
 
@@ -24,7 +29,24 @@ GUIDES = tuple(sorted(path.stem for path in (ROOT / "docs" / "guide").glob("*.md
 BOTH = [f"docs/guide/{name}{ending}" for name in GUIDES for ending in (".md", ".zh.md")]
 SHELL = re.compile(r"[|<>;&$]")
 WIDTH = "100"
-SLOW = {"scale-out": pytest.mark.slow}  # starts processes of its own
+TRITON = ROOT / ".venv-triton"
+SLOW = {  # they start processes of their own
+    "scale-out": [pytest.mark.slow],
+    "triton": [
+        pytest.mark.slow,
+        pytest.mark.skipif(
+            not (TRITON / ".installed").exists(), reason="`make triton-env` makes .venv-triton"
+        ),
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_server_is_left(tmp_path: Path) -> Iterator[None]:
+    yield
+    for file in tmp_path.glob("*.pid"):
+        with suppress(ProcessLookupError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in GUIDES])
@@ -33,6 +55,7 @@ def test_every_block_works_as_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", WIDTH)
+    monkeypatch.setenv("TRITON_ENV", str(TRITON))
     printed = ""
     for block in blocks(f"docs/guide/{name}.md"):
         if block.word == "output":
@@ -110,6 +133,7 @@ def test_the_page_on_data_names_every_key_format_and_finding(page: str) -> None:
     [
         ("training", set(TrainingConfig.model_fields) - {"objective"}),  # there is one so far
         ("instability", set(HealthConfig.model_fields)),
+        ("triton", set(TritonExport.model_fields) - {"serving", "engine"}),
         ("scale-out", {path.name for path in (ROOT / "examples" / "launch").glob("*.yaml")}),
     ],
 )
