@@ -40,7 +40,7 @@ def run(
     config = read_finished(run)
     given = {"base_model": config.base_model, "dtype": config.compute_dtype, "dequantize": config.dequantize}
     triton = triton_export(given, settings)
-    # Files hold what the checkpoint holds; a server computes in the run's dtype, where an adapter may overflow.
+    # Files hold the checkpoint's dtype; a server computes in the run's, where an adapter may overflow.
     dtype = triton.dtype if to == "triton" else "auto"
     loaded = load_model(config.base_model, dtype=dtype, dequantize=config.dequantize, device="cpu")
     if to == "triton":
