@@ -1,7 +1,8 @@
 """The command line: one verb per recipe. Recipes are imported when run, so `--help` costs no torch.
 
 Exit codes, as grep and diff have them: 0 done, or nothing found; 1 a check found something (`diagnose`,
-`doctor`); 2 the command could not do its work: an error of ours, or wrong arguments.
+`doctor`) or rows have no answer (`generate`); 2 the command could not do its work: an error of ours, or
+wrong arguments.
 """
 
 from __future__ import annotations
@@ -127,19 +128,31 @@ def diagnose(
 @app.command()
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    prompt: Annotated[
+        str, typer.Argument(help="The question, - reads it from standard input; with --out, a JSONL file.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Answer every row of a file into this one, or go on with that.")
+    ] = None,
     adapter: Adapter = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Answer one question and stream the answer."""
+    """Answer one question and stream the answer; with --out a file of them, exit code 1 when rows are bad."""
     from seektune.recipes import generate as recipe
 
-    text = sys.stdin.read() if prompt == "-" else prompt
-    recipe.run(
-        model, text, adapters=adapter or (), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    text = sys.stdin.read() if prompt == "-" and out is None else prompt
+    bad = recipe.run(
+        model,
+        text,
+        out=out,
+        adapters=adapter or (),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
     )
+    raise typer.Exit(code=1 if bad else 0)
 
 
 @app.command()

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from seektune.adapters.attach import activate
-from seektune.adapters.store import load_adapter
+from seektune.adapters.checked import check_adapter
+from seektune.adapters.slots import Slots, Staged
+from seektune.adapters.store import Limits, load_adapter
 from seektune.errors import ConfigError
 from seektune.models.load import Loaded, load_model
 from seektune.recipes.run_folder import read_finished, read_run
 from seektune.types import Message
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A base with adapters in slots: every row of a batch may have its own."""
+
+    loaded: Loaded
+    slots: Slots | None  # None without adapters
+    adapters: Mapping[str, Staged]  # by name
 
 
 def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
@@ -18,17 +30,41 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
 
     Raises ConfigError for a run that has no adapter yet and for two adapters of one name.
     """
+    loaded, folders = _opened(model, adapters)
+    for name, folder in folders.items():
+        load_adapter(loaded, folder, name=name)
+    if folders:
+        activate(loaded, [*folders][-1])
+    return loaded
+
+
+def open_resident(model: str, adapters: Sequence[Path] = ()) -> Resident:
+    """What `open_adapted` opens, the adapters in as many slots, as wide as the widest.
+
+    Its errors, and AdapterError for an adapter of modules that see images.
+    """
+    loaded, folders = _opened(model, adapters)
+    if not folders:
+        return Resident(loaded, None, {})
+    checked = [check_adapter(loaded, folder, name, limits=Limits()) for name, folder in folders.items()]
+    rank = max((len(a) for one in checked for a, _ in one.linears.values()), default=1)
+    slots = Slots(loaded, max_slots=len(checked), max_rank=rank)
+    staged = [slots.stage(one) for one in checked]
+    for one in staged:
+        slots.publish(one)
+    return Resident(loaded, slots, dict(zip(folders, staged, strict=True)))
+
+
+def _opened(model: str, adapters: Sequence[Path]) -> tuple[Loaded, dict[str, Path]]:
+    """The base, and the folders of the adapters themselves by name."""
     loaded, own = open_base(model)
-    names: list[str] = []
+    folders: dict[str, Path] = {}
     for folder in (*own, *adapters):
         name = adapter_name(folder)
-        if name in names:
+        if name in folders:
             raise ConfigError(f"two adapters are called {name}; rename the folder {folder}")
-        load_adapter(loaded, adapter_folder(folder), name=name)
-        names.append(name)
-    if names:
-        activate(loaded, names[-1])
-    return loaded
+        folders[name] = adapter_folder(folder)
+    return loaded, folders
 
 
 def open_base(model: str, dtype: str = "auto") -> tuple[Loaded, list[Path]]:

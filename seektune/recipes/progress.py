@@ -1,14 +1,18 @@
-"""Training as it happens: a bar in a terminal, plain lines when piped."""
+"""Training and answering as they happen: a bar in a terminal, plain lines when piped."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seektune.training.finding import Finding
 from seektune.types import StepMetrics
+
+T = TypeVar("T")
 
 
 def track(
@@ -23,6 +27,23 @@ def track(
     if console.is_terminal:
         return _bar(seen, total, console)
     return _lines(seen, total, console, logging_steps)
+
+
+def count(
+    items: Iterable[T], total: int, *, console: Console, what: str, seconds: float = 10.0
+) -> Iterator[T]:
+    """Yield every item and show how many there were: a bar in a terminal, elsewhere a line now and then."""
+    if console.is_terminal:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+            yield from progress.track(items, total=total)
+        return
+    shown = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - shown >= seconds:
+            shown = time.monotonic()
+            console.print(f"{what} {number:,}/{total:,}", highlight=False)
 
 
 def is_shown(metrics: StepMetrics, total: int, logging_steps: int) -> bool:

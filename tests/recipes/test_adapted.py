@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from engine_runs import far_folder
 
 from seektune.adapters.attach import active_adapter, adapters
 from seektune.errors import ConfigError
-from seektune.recipes.adapted import adapter_name, open_adapted, opening
+from seektune.recipes.adapted import adapter_name, open_adapted, open_resident, opening
 from seektune.types import Message
 
 
@@ -49,3 +50,14 @@ def test_a_run_folder_also_knows_how_its_questions_began(finished: Path, tmp_pat
 def test_an_adapter_is_named_after_its_run() -> None:
     assert adapter_name(Path("runs/medical/adapter")) == "medical"
     assert adapter_name(Path("adapters/legal")) == "legal"
+
+
+def test_adapters_can_be_resident_together_whatever_their_rank(finished: Path, tmp_path: Path) -> None:
+    wide = far_folder("deepseek_v3", tmp_path / "wide", r=80)
+    resident = open_resident("tiny/deepseek_v3", [finished, wide])
+    assert [*resident.adapters] == ["run", "wide"]
+    assert resident.slots is not None
+    assert set(resident.slots.keys) == {staged.key for staged in resident.adapters.values()}
+    assert open_resident("tiny/llama").slots is None
+    with pytest.raises(ConfigError, match="two adapters are called run"):
+        open_resident(str(finished), [finished])

@@ -1,4 +1,4 @@
-"""Training as it happens, in a terminal and piped."""
+"""Training and answering as they happen, in a terminal and piped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from seektune.recipes.progress import track
+from seektune.recipes.progress import count, track
 from seektune.types import StepMetrics
 
 
@@ -74,3 +74,17 @@ def test_a_run_that_dies_leaves_the_terminal_usable() -> None:
     with pytest.raises(RuntimeError, match="no more power"):
         list(track(dying(), 3, console=console, logging_steps=1))
     assert not console._live_stack  # the bar was taken down
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(0.0, 3), (60.0, 0)])
+def test_piped_a_count_is_told_now_and_then(seconds: float, lines: int) -> None:
+    page = io.StringIO()
+    counted = count("abc", 1234, console=Console(file=page), what="answered", seconds=seconds)
+    assert list(counted) == ["a", "b", "c"]
+    assert page.getvalue().splitlines() == [f"answered {n}/1,234" for n in range(1, lines + 1)]
+
+
+def test_in_a_terminal_a_count_is_a_bar() -> None:
+    page = io.StringIO()
+    assert list(count("abc", 3, console=Console(file=page, force_terminal=True), what="answered")) == [*"abc"]
+    assert "3/3" in page.getvalue()
