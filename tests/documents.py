@@ -1,17 +1,23 @@
 """The blocks of a Markdown page, and its commands run as a reader would run them.
 
 The word behind a block's language says what the block is: a file to save under that name, `output` of the
-block before, or a command that `fails`.
+block before, a command that `fails`, or one that `serves` while the blocks after it are run.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import httpx
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,6 +56,50 @@ def run(command: str, folder: Path) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def served(command: str, folder: Path, port: int, seconds: float = 400) -> Iterator[str]:
+    """A command that serves on `port` until kill -9 at the end of the block; what it had printed."""
+    command += f" --port {port}" if command.startswith("seektune ") else ""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    own = {"PATH": path, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    printed = folder / "server.log"
+    with (
+        printed.open("w") as log,
+        subprocess.Popen(
+            ["bash", "-c", command],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | own,
+            start_new_session=True,
+        ) as server,
+    ):
+        try:
+            until = time.monotonic() + seconds
+            while not _answers(port):
+                assert server.poll() is None, printed.read_text(encoding="utf-8")[-4000:]
+                assert time.monotonic() < until, printed.read_text(encoding="utf-8")[-4000:]
+                time.sleep(0.2)
+            yield printed.read_text(encoding="utf-8")
+        finally:
+            os.killpg(server.pid, 9)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/health", timeout=30)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def missing(shown: str, printed: str) -> list[str]:

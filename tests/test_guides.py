@@ -1,4 +1,7 @@
-"""Every block of the user guide: files are saved, commands and Python run, and what is shown is printed."""
+"""Every block of the user guide: files are saved, commands and Python run, and what is shown is printed.
+
+What a page serves listens on port 8000, in the tests on any free one.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,20 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from documents import ROOT, Block, blocks, missing, read, run
+from documents import ROOT, Block, blocks, free_port, missing, read, run, served
 
 from seektune import cli
 from seektune.config.data import CleaningConfig, DataConfig, DedupConfig
+from seektune.config.engine import EngineConfig
 from seektune.config.run import RunConfig
 from seektune.config.section import validated
+from seektune.config.serving import ServingConfig
 from seektune.config.training import HealthConfig, TrainingConfig
 from seektune.config.triton import TritonExport
 from seektune.data.formats.layouts import FORMATS
@@ -29,7 +35,7 @@ GUIDES = tuple(sorted(path.stem for path in (ROOT / "docs" / "guide").glob("*.md
 BOTH = [f"docs/guide/{name}{ending}" for name in GUIDES for ending in (".md", ".zh.md")]
 SHELL = re.compile(r"[|<>;&$]")
 WIDTH = "100"
-TRITON = ROOT / ".venv-triton"
+TRITON, VLLM = ROOT / ".venv-triton", ROOT / ".venv-vllm"
 SLOW = {  # they start processes of their own
     "scale-out": [pytest.mark.slow],
     "triton": [
@@ -37,6 +43,10 @@ SLOW = {  # they start processes of their own
         pytest.mark.skipif(
             not (TRITON / ".installed").exists(), reason="`make triton-env` makes .venv-triton"
         ),
+    ],
+    "vllm": [
+        pytest.mark.slow,
+        pytest.mark.skipif(not (VLLM / "bin" / "vllm").exists(), reason="`make vllm-env` makes .venv-vllm"),
     ],
 }
 
@@ -49,16 +59,34 @@ def _no_server_is_left(tmp_path: Path) -> Iterator[None]:
             os.kill(int(file.read_text()), signal.SIGKILL)
 
 
+@pytest.fixture
+def servers() -> Iterator[ExitStack]:
+    """What a page has started to serve, ended with it."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in GUIDES])
 def test_every_block_works_as_written(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    servers: ExitStack,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", WIDTH)
     monkeypatch.setenv("TRITON_ENV", str(TRITON))
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{VLLM / 'bin'}")
+    page = blocks(f"docs/guide/{name}.md")
+    port = free_port() if any(block.word == "serves" for block in page) else 8000
     printed = ""
-    for block in blocks(f"docs/guide/{name}.md"):
-        if block.word == "output":
+    for written in page:
+        block = replace(written, body=written.body.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
+        if block.word == "serves":
+            servers.close()  # the one before, if any
+            printed = servers.enter_context(served(" ".join(block.commands), tmp_path, port))
+        elif block.word == "output":
             assert missing(block.body, printed) == [], printed
         elif block.language == "bash":
             printed = "".join(_printed_by(line, block, monkeypatch, capsys) for line in block.commands)
@@ -105,7 +133,7 @@ def test_both_languages_show_the_same_blocks(name: str) -> None:
 @pytest.mark.parametrize("page", BOTH)
 def test_every_file_of_a_block_is_named_in_the_text_before_it(page: str) -> None:
     for block in blocks(page):
-        if block.word not in ("", "output", "fails"):
+        if block.word not in ("", "output", "fails", "serves"):
             before = read(page).partition(f"```{block.language} {block.word}\n")[0]
             assert f"`{block.word}`" in before, f"{page} shows {block.word} without its name"
 
@@ -134,6 +162,7 @@ def test_the_page_on_data_names_every_key_format_and_finding(page: str) -> None:
         ("training", set(TrainingConfig.model_fields) - {"objective"}),  # there is one so far
         ("instability", set(HealthConfig.model_fields)),
         ("triton", set(TritonExport.model_fields) - {"serving", "engine"}),
+        ("serving", {*ServingConfig.model_fields, *EngineConfig.model_fields}),
         ("scale-out", {path.name for path in (ROOT / "examples" / "launch").glob("*.yaml")}),
     ],
 )
