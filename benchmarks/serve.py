@@ -1,16 +1,16 @@
 """What adapters cost an engine, and a server under swaps: throughput, stalls, mix-ups, memory.
 
-Cost: 16 requests of 32 prompt tokens and 64 answered ones, greedy, float32, one thread, r = 16 on all
-linears: on the engine of a model without slots, and on one with 16 adapters resident for nobody, for one
-adapter and for 16 different ones. The sides take a step in turn, the median round counts. `dense`
-is the 135M model, `wide` a Llama of two layers, 2,048 wide.
+Cost: the 16 requests of `generate.py`, float32, one thread, r = 16 on all linears: on the engine of a model
+without slots, and on one with 16 adapters resident, for nobody, for one adapter and for 16 different ones.
+The sides take a step in turn, the median round counts. `dense` is the 135M model, `wide` a Llama of two
+layers, 2,048 wide.
 
 Stall: four streams on the 135M model over HTTP, first alone, then with an adapter swapped every 50 ms.
 
 Load: closed-loop callers of a tiny model over HTTP, whole answers, streams, slow readers and callers who
 leave, with a swap every 50 ms; every adapter signs its answers.
 
-    python benchmarks/serve.py [--requests 10000] [--rounds 5]
+    python benchmarks/serve.py [--requests 10000] [--rounds 2]
 
 Last line, JSON: `adapter_cost`, `mixed16_cost` = share of base throughput lost on the 135M model,
 `wide_…` on the wide one; `swap_stall_ms_p99` = by how much the 99th percentile of the time between two tokens
@@ -32,10 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from generate import requests
 from measure import Result, finish, log, machine, run_case
 from serve_load import Load, process, signing_adapter, swap_root
 
-SEQUENCES, PROMPT, ANSWER, RANK = 16, 32, 64, 16
+SEQUENCES, RANK = 16, 16
 SWAP_EVERY = 0.05
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--case", choices=("dense", "wide", "stall", "load"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case == "stall":
@@ -82,6 +83,7 @@ def costs(case: str, rounds: int) -> Result:
     import torch
 
     from seektune.adapters.slots import Slots
+    from seektune.config.engine import EngineConfig
     from seektune.generation.engine import Engine
     from seektune.models.load import load_model
 
@@ -91,23 +93,25 @@ def costs(case: str, rounds: int) -> Result:
         loaded = load_model(base, dtype="float32")
         slots = Slots(loaded, max_slots=SEQUENCES, max_rank=RANK)
         folders = random_adapters(base, Path(scratch) / "adapters", SEQUENCES)
-        keys = [slots.publish(slots.prepare(folder, folder.name)) for folder in folders]
-        plain = Engine(load_model(base, dtype="float32"))
+        names = [slots.publish(slots.prepare(folder, folder.name)) for folder in folders]
+        config = EngineConfig(enable_prefix_caching=False)  # every round computes its prompts
+        plain = Engine(load_model(base, dtype="float32"), config=config)
     nobody: Sequence[str | None] = [None] * SEQUENCES
     sides = {"plain": (plain, nobody)} | {
-        side: (Engine(loaded, slots), asked)
-        for side, asked in {"base": nobody, "one": keys[:1] * SEQUENCES, "mixed": keys}.items()
+        side: (Engine(loaded, slots, config=config), keys)
+        for side, keys in {"base": nobody, "one": names[:1] * SEQUENCES, "mixed": names}.items()
     }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for number in range(rounds + 1):
-        for side, taken in answered(sides, number).items():
-            if number:  # the first round warms up
-                seconds[side].append(round(taken, 3))
+    vocabulary = loaded.model.config.vocab_size
+    asked = [(tuple(token % vocabulary for token in prompt), n) for prompt, n in requests(SEQUENCES)]
+    answered(sides, [(prompt[:16], 2) for prompt, _ in asked])  # warms up
+    for _ in range(rounds):
+        for side, taken in answered(sides, asked).items():
+            seconds[side].append(round(taken, 3))
 
     def cost(side: str) -> float:
-        return round(
-            statistics.median(1 - a / b for a, b in zip(seconds["plain"], seconds[side], strict=True)), 4
-        )
+        shares = [1 - plain / other for plain, other in zip(seconds["plain"], seconds[side], strict=True)]
+        return round(statistics.median(shares), 4)
 
     return {
         "adapter_cost": cost("one"),
@@ -117,18 +121,16 @@ def costs(case: str, rounds: int) -> Result:
     }
 
 
-def answered(sides: Mapping[str, tuple[Any, Sequence[str | None]]], seed: int) -> dict[str, float]:
-    """CPU-seconds of each side's answers; in turn by steps: a slow minute is everyone's."""
-    import torch
-
+def answered(
+    sides: Mapping[str, tuple[Any, Sequence[str | None]]], asked: Sequence[tuple[tuple[int, ...], int]]
+) -> dict[str, float]:
+    """CPU-seconds of each side's answers, in turn by steps: a slow minute is everyone's."""
     from seektune.generation.request import Request, Sampling
 
-    generator = torch.Generator().manual_seed(seed)
-    prompts = torch.randint(3, 256, (SEQUENCES, PROMPT), generator=generator).tolist()
-    sampling = Sampling(max_tokens=ANSWER, ignore_eos=True)
     for engine, adapters in sides.values():
-        for index, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
-            engine.submit(Request(id=str(index), prompt=tuple(prompt), sampling=sampling, adapter=adapter))
+        for index, ((prompt, length), adapter) in enumerate(zip(asked, adapters, strict=True)):
+            sampling = Sampling(max_tokens=length, ignore_eos=True)
+            engine.submit(Request(id=str(index), prompt=prompt, sampling=sampling, adapter=adapter))
     seconds = dict.fromkeys(sides, 0.0)
     while any(engine.has_work for engine, _ in sides.values()):
         for side, (engine, _) in sides.items():

@@ -59,7 +59,7 @@ class ResidentLinears:
         """Add what the slots' adapters add to y (…, out), the base's own output of x (…, in)."""
         if terms := self.terms():
             rows = x.reshape(-1, x.shape[-1])
-            self.current.check(len(rows))
+            self.current.check(rows.shape[0])
             multi_lora_(y.view(-1, y.shape[-1]), rows, terms)
         return y
 

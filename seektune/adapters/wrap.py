@@ -15,7 +15,7 @@ from seektune.adapters.resident import ResidentExperts, ResidentLinears
 from seektune.ops.expert_lora import expert_lora
 from seektune.ops.lora_linear import lora_linear
 from seektune.ops.multi_expert_lora import multi_expert_lora
-from seektune.ops.multi_lora import Term
+from seektune.ops.multi_lora import ALL, Term, term
 
 
 class Experts(Protocol):
@@ -89,7 +89,7 @@ class AdaptedLinear(nn.Module):
             return []
         dtype = self.weight.dtype
         b = delta.lora_B.to(torch.promote_types(dtype, torch.float32)) * delta.scaling
-        return [Term(slice(None), delta.lora_A.to(dtype)[None], b.to(dtype).t()[None])]
+        return [term(ALL, delta.lora_A.to(dtype)[None], b.to(dtype).t()[None])]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.resident is not None and self.mixed:

@@ -18,6 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ALL = slice(None)
+"""The rows of a term that takes the whole batch, however many there are."""
+
 
 class Segment(NamedTuple):
     """Rows start to stop, of one slot: places in `Mix.order` where there is one, else in the batch."""
@@ -48,6 +51,12 @@ class Term(NamedTuple):
     rows: slice | Tensor  # n·c rows of the batch, segment after segment
     a: Tensor  # (n, r, in)
     b: Tensor  # (n, r, out), scaled
+    single: tuple[Tensor, Tensor] | None  # where n = 1: (in, r) and (r, out), as its plain product takes them
+
+
+def term(rows: slice | Tensor, a: Tensor, b: Tensor) -> Term:
+    """The term of these rows, a (n, r, in) and b (n, r, out)."""
+    return Term(rows, a, b, (a[0].t(), b[0]) if len(a) == 1 else None)
 
 
 def mix_rows(slots: Sequence[int], counts: Sequence[int], device: torch.device | str = "cpu") -> Mix:
@@ -81,26 +90,26 @@ def mixed_terms(mix: Mix, ranks: Sequence[int], a: Tensor, b: Tensor) -> list[Te
     terms = []
     for first, last, rank in _runs(mix.segments, ranks):
         slots = slice(first.slot, last.slot + 1)
-        terms.append(Term(_rows(mix, first.start, last.stop), a[slots, :rank], b[slots, :rank]))
+        terms.append(term(_rows(mix, first.start, last.stop), a[slots, :rank], b[slots, :rank]))
     return terms
 
 
 def multi_lora_(y: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
     """Add every term to y (T, out) in place, of x (T, in), both in the stacks' dtype; returns y."""
-    for rows, a, b in terms:
-        part = x[rows]
-        if len(a) == 1:
-            low = part @ a[0].t()
-            if isinstance(rows, slice):
-                y[rows].addmm_(low, b[0])
-            else:
-                y.index_add_(0, rows, low @ b[0])
-            continue
-        low = torch.bmm(part.unflatten(0, (len(a), -1)), a.mT)
-        if isinstance(rows, slice):
-            y[rows].unflatten(0, (len(a), -1)).baddbmm_(low, b)
+    for rows, a, b, single in terms:
+        part = x if rows is ALL else x[rows]
+        if single is not None:
+            low, b = part @ single[0], single[1]
         else:
-            y.index_add_(0, rows, torch.bmm(low, b).flatten(0, 1))
+            low = torch.bmm(part.unflatten(0, (len(a), -1)), a.mT)
+        if not isinstance(rows, slice):
+            y.index_add_(0, rows, (low @ b).reshape(len(part), -1))
+            continue
+        out = y if rows is ALL else y[rows]
+        if single is not None:
+            out.addmm_(low, b)
+        else:
+            out.unflatten(0, (len(a), -1)).baddbmm_(low, b)
     return y
 
 
@@ -108,7 +117,7 @@ def multi_lora_reference(y: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
     """The formula, row by row, on a copy of y."""
     y = y.clone()
     every = torch.arange(len(x), device=x.device)
-    for rows, a, b in terms:
+    for rows, a, b, _ in terms:
         chosen = every[rows].tolist()
         for place, row in enumerate(chosen):
             segment = place * len(a) // len(chosen)
@@ -129,7 +138,7 @@ def _rises(numbers: Sequence[int]) -> bool:
 
 def _rows(mix: Mix, start: int, stop: int) -> slice | Tensor:
     if mix.whole:
-        return slice(None)
+        return ALL
     return slice(start, stop) if mix.order is None else mix.order[start:stop]
 
 

@@ -120,8 +120,8 @@ def test_a_mixed_batch_is_each_adapter_alone_token_by_token(base, fused, made):
     for key, row, got in zip(who, rows, mixed, strict=True):
         folder = None if key is None else folders[keys.index(key)]
         want = alone(base, folder, row)
-        tolerance = 1e-5 if "v2" in base else 1e-9  # V2 rotates in float32 even in a float64 model
-        torch.testing.assert_close(got, want, rtol=0, atol=tolerance)
+        # Norms, and V2's rotation, round to float32 even in a float64 model, and a last bit may tip them.
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
     assert (mixed[0] - alone(base, None, rows[0])).abs().max() > 0.1
 
 
@@ -162,7 +162,7 @@ def test_one_sequence_at_a_time_decodes_with_transformers_cache(base, made):
         with torch.no_grad():
             want = attached.model(part[None], past_key_values=theirs, use_cache=True)
         ours, theirs = got.past_key_values, want.past_key_values
-        torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-9)
+        torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=1e-6)
 
 
 def test_rows_that_were_not_told_of_are_refused(made):
@@ -182,13 +182,13 @@ def test_an_active_adapter_waits_outside_and_is_back_afterwards(made):
     load_adapter(loaded, two, name="two")
     (row,) = sequences(1)
     with slots.using([key], [len(row)]):
-        torch.testing.assert_close(packed(loaded, [row]), alone("llama", one, row), rtol=0, atol=1e-9)
+        torch.testing.assert_close(packed(loaded, [row]), alone("llama", one, row), rtol=0, atol=1e-6)
     with slots.using([None], [len(row)]):
-        torch.testing.assert_close(packed(loaded, [row]), alone("llama", None, row), rtol=0, atol=1e-9)
-    torch.testing.assert_close(packed(loaded, [row]), alone("llama", two, row), rtol=0, atol=1e-9)
+        torch.testing.assert_close(packed(loaded, [row]), alone("llama", None, row), rtol=0, atol=1e-6)
+    torch.testing.assert_close(packed(loaded, [row]), alone("llama", two, row), rtol=0, atol=1e-6)
     detach(loaded)
     with slots.using([key], [len(row)]):
-        torch.testing.assert_close(packed(loaded, [row]), alone("llama", one, row), rtol=0, atol=1e-9)
+        torch.testing.assert_close(packed(loaded, [row]), alone("llama", one, row), rtol=0, atol=1e-6)
 
 
 def test_terms_tell_other_forms_of_a_linear_what_is_added_to_it(made):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seektune.ops.multi_lora import mix_rows, mixed_terms, multi_lora_, multi_lora_reference
+from seektune.ops.multi_lora import mix_rows, mixed_terms, multi_lora_, multi_lora_reference, term
 
 SLOTS, RANK, WIDTH, OUT = 6, 5, 7, 4
 sequences = st.lists(st.tuples(st.integers(-1, SLOTS - 1), st.integers(0, 4)), max_size=12)
@@ -75,7 +75,7 @@ def test_no_product_has_padding_or_reads_a_slot_without_rows(batch, ranks):
     a, b = stacks()
     used = {slot for slot, count in batch if slot >= 0 and count and ranks[slot]}
     read = 0
-    for rows, part_a, part_b in mixed_terms(mix, ranks, a, b):
+    for rows, part_a, part_b, _ in mixed_terms(mix, ranks, a, b):
         assert part_a.shape[:2] == part_b.shape[:2]
         assert part_a.untyped_storage().data_ptr() == a.untyped_storage().data_ptr()  # a view, not a copy
         assert len(torch.arange(mix.tokens)[rows]) % len(part_a) == 0
@@ -86,23 +86,23 @@ def test_no_product_has_padding_or_reads_a_slot_without_rows(batch, ranks):
 @pytest.mark.parametrize("count", [1, 3])
 def test_neighbouring_slots_of_one_length_and_rank_are_one_product(count):
     terms = mixed_terms(mix_rows([0, 1, 2, 3], [count] * 4), [2] * SLOTS, *stacks())
-    assert [(term.rows, len(term.a)) for term in terms] == [(slice(0, 4 * count), 4)]
+    assert [(one.rows, len(one.a)) for one in terms] == [(slice(0, 4 * count), 4)]
 
 
 def test_another_rank_another_length_a_gap_and_a_base_row_end_a_product():
     ranks = [2, 3, 3, 3, 3, 3]
     terms = mixed_terms(mix_rows([0, 1, 2, -1, 3, 5], [1, 1, 2, 1, 2, 2]), ranks, *stacks())
-    assert [len(term.a) for term in terms] == [1] * 5
+    assert [len(one.a) for one in terms] == [1] * 5
 
 
 def test_a_batch_of_one_adapter_takes_any_number_of_rows_in_one_plain_product():
     mix = mix_rows([4, 4], [2, 3])
-    (term,) = mixed_terms(mix, [5] * SLOTS, *stacks())
+    (only,) = mixed_terms(mix, [5] * SLOTS, *stacks())
     assert mix.whole
-    assert term.rows == slice(None)
+    assert only.rows == slice(None)
     x, y = randn(11, WIDTH), randn(11, OUT)
     want = by_hand(y, x, [(4, 11)], [5] * SLOTS)
-    torch.testing.assert_close(multi_lora_(y.clone(), x, [term]), want, rtol=0, atol=1e-12)
+    torch.testing.assert_close(multi_lora_(y.clone(), x, [only]), want, rtol=0, atol=1e-12)
 
 
 def test_a_batch_with_a_base_row_is_not_whole():
@@ -122,7 +122,7 @@ def test_lower_precision_keeps_its_rounding(dtype, tolerance, slots):
     x, y = randn(mix.tokens, WIDTH, dtype=dtype), randn(mix.tokens, OUT, seed=5, dtype=dtype)
     terms = mixed_terms(mix, [5, 5, 2, 3, 0, 0], *stacks(dtype))
     want = multi_lora_reference(
-        y.double(), x.double(), [t._replace(a=t.a.double(), b=t.b.double()) for t in terms]
+        y.double(), x.double(), [term(t.rows, t.a.double(), t.b.double()) for t in terms]
     )
     torch.testing.assert_close(multi_lora_(y, x, terms).double(), want, rtol=0, atol=tolerance)
 
