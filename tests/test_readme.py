@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from documents import ROOT, blocks, read, run
+from documents import ROOT, blocks, free_port, read, run, served
 
 READMES = ("README.md", "README.zh.md")
 SUITE = {"make test", "make test-all", "make check", "make bench"}  # this file is part of them
@@ -38,7 +40,16 @@ def test_every_make_target_that_is_named_exists() -> None:
 
 def test_the_commands_and_the_python_block_work_as_written(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("".join(bodies("README.md", "jsonl")), encoding="utf-8")
-    printed = {line: run(line, tmp_path) for line in commands("README.md") if line not in SUITE | {DEMO}}
+    printed, port = {}, free_port()
+    with ExitStack() as servers:
+        for block in blocks("README.md"):
+            lines = [line for line in block.commands if line not in SUITE | {DEMO}]
+            if block.word == "serves":
+                servers.enter_context(served(*lines, tmp_path, port))
+                continue
+            printed |= {line: run(line.replace(":8000", f":{port}"), tmp_path) for line in lines}
+    answer = json.loads(printed[next(line for line in printed if "/v1/chat" in line)])
+    assert answer["model"].startswith("triage@")
     every_row = r"train\.jsonl\s+classification\s+utf-8\s+8\s+8\s+0\s+0\n"
     assert re.search(every_row, printed["seektune prepare triage.yaml"])
     assert (tmp_path / "runs" / "triage" / "data" / "report.html").is_file()
