@@ -14,7 +14,8 @@ leave, with a swap every 50 ms; every adapter signs its answers.
 
 Last line, JSON: `adapter_cost`, `mixed16_cost` = share of base throughput lost on the 135M model,
 `wide_…` on the wide one; `swap_stall_ms_p99` = by how much the 99th percentile of the time between two tokens
-of a stream under swaps exceeds `step_ms_p50`, the median without; `requests`, `wrong`, `dropped` of the load
+of a stream under swaps exceeds `step_ms_p50`, the median without, `publish_ms_p99` = what publishing itself
+kept the engine from its next step; `requests`, `wrong`, `dropped` of the load
 and `rss_growth`, the server's memory after its last tenths over that after its first ones.
 """
 
@@ -34,6 +35,7 @@ from typing import Any
 import httpx
 from generate import requests
 from measure import Result, finish, log, machine, run_case
+from prometheus_client.parser import text_string_to_metric_families
 from serve_load import Load, process, signing_adapter, swap_root
 
 SEQUENCES, RANK = 16, 16
@@ -149,6 +151,7 @@ def stall() -> Result:
         with process(str(dense_folder()), arguments) as (_, url):
             quiet, _ = asyncio.run(streams(url, swapping=False))
             swapped, swaps = asyncio.run(streams(url, swapping=True))
+            metrics = httpx.get(f"{url}/metrics").text
     step = statistics.median(quiet)
     return {
         "swap_stall_ms_p99": round(percentile(swapped, 99) - step, 2),
@@ -156,11 +159,12 @@ def stall() -> Result:
         "step_ms_p99": round(percentile(quiet, 99), 2),
         "swapped_step_ms_p50": round(statistics.median(swapped), 2),
         "swapped_step_ms_p99": round(percentile(swapped, 99), 2),
+        "publish_ms_p99": published_p99(metrics),
         "stall_swaps": swaps,
     }
 
 
-async def streams(url: str, swapping: bool, callers: int = 4, tokens: int = 250) -> tuple[list[float], int]:
+async def streams(url: str, swapping: bool, callers: int = 4, tokens: int = 200) -> tuple[list[float], int]:
     """Milliseconds between the tokens of all streams, and how many swaps there were meanwhile."""
     async with httpx.AsyncClient(base_url=url, timeout=300) as client:
         name = (await client.get("/v1/models")).json()["data"][0]["id"]
@@ -186,6 +190,13 @@ async def stream(client: httpx.AsyncClient, model: str, number: int, tokens: int
             if line.startswith("data: {"):
                 times.append(time.perf_counter())
     return [1000 * (later - earlier) for earlier, later in pairwise(times[8:])]
+
+
+def published_p99(metrics: str) -> float:
+    """An upper bound of what 99 of 100 publications kept the engine from its next step, in milliseconds."""
+    (swaps,) = (one for one in text_string_to_metric_families(metrics) if one.name == "seektune_swap_seconds")
+    buckets = [(float(s.labels["le"]), s.value) for s in swaps.samples if s.name.endswith("_bucket")]
+    return round(next(1000 * most for most, count in buckets if count >= 0.99 * buckets[-1][1]), 3)
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

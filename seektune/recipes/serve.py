@@ -15,6 +15,7 @@ from seektune.config.serving import ServeConfig
 from seektune.errors import ConfigError
 from seektune.recipes.adapted import adapter_folder, adapter_name, open_base
 from seektune.serving.auth import read_keys, refuse_open_address
+from seektune.serving.backend import settle
 from seektune.serving.server import listen, open_service, server_of
 
 
@@ -43,6 +44,7 @@ def run(
             raise ConfigError(f"two adapters have one name: {', '.join(name for name, _ in asked)}")
         with closing(open_service(base, config, keys, folders)) as service:
             names = [served.name for served in service.backend.names.all()]
+            settle()
             listening.listen()  # who calls as soon as the page says so waits and is not refused
             console.print(page(listening, names, bool(keys.roles)), soft_wrap=True)
             server_of(service).run([listening])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 import time
@@ -120,6 +121,16 @@ def open_backend(loaded: Loaded, config: ServeConfig, adapters: Mapping[str, Pat
         backend.close()
         raise
     return backend
+
+
+def settle() -> None:
+    """Let garbage collection leave alone what is loaded, in a process that only serves from now on.
+
+    Each adapter that comes makes objects enough for a full collection, which would walk all of the libraries'
+    objects too while no step can run: 0.2 seconds of two cores.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _apply(slots: Slots, metrics: Metrics, command: Command) -> None:

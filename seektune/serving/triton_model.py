@@ -23,7 +23,7 @@ from seektune.config.triton import INPUTS, TritonConfig, triton_config
 from seektune.errors import ConfigError, ModelError, SeektuneError
 from seektune.generation.request import Output
 from seektune.models.load import load_model
-from seektune.serving.backend import open_backend
+from seektune.serving.backend import open_backend, settle
 from seektune.serving.limits import Gate
 from seektune.serving.outbox import Outbox, joined
 from seektune.serving.protocol import ChatBody, TextBody
@@ -61,6 +61,7 @@ class TritonPythonModel:
         self._loop, self._ending = runner.get_loop(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(runner,), name="answers", daemon=True)
         self._thread.start()
+        settle()
         if serving.adapter_poll:
             self._hand_over(self._backend.watch(serving.adapter_poll))
 

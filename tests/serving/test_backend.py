@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import threading
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from seektune.config.serving import serve_config
 from seektune.errors import AdapterError, ModelError
 from seektune.generation.request import Sampling
 from seektune.models.load import load_model
-from seektune.serving.backend import STATE, Backend, open_backend
+from seektune.serving.backend import STATE, Backend, open_backend, settle
 from seektune.serving.refusal import Refusal
 
 FOUR = Sampling(max_tokens=4, ignore_eos=True)
@@ -77,3 +78,13 @@ def test_what_cannot_start_leaves_no_thread(tmp_path: Path):
     with pytest.raises(ModelError):
         open_backend(replace(load_model("tiny/llama"), tokenizer=None), serve_config({}))
     assert threading.active_count() == before
+
+
+def test_what_is_loaded_before_serving_is_not_collected_again() -> None:
+    held = [[] for _ in range(1000)]
+    settle()
+    try:
+        assert gc.get_freeze_count() > len(held)
+        assert not any(one is held for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
