@@ -56,7 +56,9 @@ class PackedRunner:
         device = paged.slots.device
         row, places = torch.tensor([[ids], [positions]], device=device)
         ends = torch.tensor(last, dtype=torch.int64, device=device)
-        with self._adapters.using(chunks), in_forms(self._forms):
+        # Without autograd's views and versions a step of decoding is 5 % faster. Not for models that do not
+        # pack: some keep tensors of a forward in buffers, and could not be trained any more.
+        with self._adapters.using(chunks), in_forms(self._forms), torch.inference_mode():
             output = self._model.base_model(input_ids=row, position_ids=places, use_cache=False, paged=paged)
             logits: Tensor = self._head(output.last_hidden_state[0, ends])
         return done, logits

@@ -252,3 +252,22 @@ def test_a_model_that_does_not_pack_says_so_once(caplog: pytest.LogCaptureFixtur
     assert [record.message for record in caplog.records] == [
         "deepseek_v4 does not pack: each sequence is a forward of its own"
     ]
+
+
+@pytest.mark.parametrize(
+    "base", ["llama", "qwen2", "deepseek_v2_lite", "deepseek_v3", "deepseek_v32", "deepseek_v4"]
+)
+def test_a_model_can_be_trained_after_it_has_answered(base: str) -> None:
+    loaded = far_adapter(load_model(f"tiny/{base}"))
+    few = Sampling(max_tokens=3)
+    answers(
+        Engine(loaded),
+        [
+            Request(id="a", prompt=(5, 6, 7), sampling=few, adapter="default"),
+            Request(id="b", prompt=(8, 9), sampling=few),
+        ],
+    )
+    loaded.model(input_ids=torch.tensor([[5, 6, 7, 8]]), use_cache=False).logits.sum().backward()
+    gradients = [p.grad for p in loaded.model.parameters() if p.requires_grad and p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
