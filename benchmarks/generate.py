@@ -3,8 +3,8 @@
 Prompts are MedQA questions of mixed lengths, answers of mixed lengths (end-of-sequence ignored), one thread.
 transformers runs its `generate` on one left-padded batch, to the longest answer, and its `generate_batch`
 (continuous batching); the faster is the peer. With an adapter on the mixture of experts (r = 16 on attention
-and routed experts) the peer is PEFT's model under `generate`. vLLM takes part where it is installed. Sides
-take turns, the best round counts.
+and routed experts) the peer is PEFT's model under `generate`. vLLM takes part where `make vllm-env` has made
+its environment, with all of its processes. Sides take turns, the best round counts.
 
     python benchmarks/generate.py [--requests 16] [--rounds 2]
 
@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import time
-from importlib.util import find_spec
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from measure import Result, finish, log, machine, peak_gb, run_case
 RANK, ALPHA = 16, 32
 ANSWERS = (16, 96, 32, 128, 24, 64, 48, 16)
 """Lengths of answers, in turn."""
+VLLM = Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
 CASES = {
     "ours-dense": "seektune, dense",
     "padded-dense": "transformers generate, one padded batch, dense",
@@ -60,12 +63,13 @@ def main() -> None:
 
 def compare(count: int, rounds: int) -> Result:
     """All cases in turn, printed as they end, and the ratios of their best rounds."""
-    cases = [case for case in CASES if case != "vllm-dense" or find_spec("vllm")]
+    cases = [case for case in CASES if case != "vllm-dense" or VLLM.exists()]
     log(f"{count} requests, greedy, float32, one thread, {rounds} rounds")
     runs: dict[str, list[Result]] = {case: [] for case in cases}
     for _ in range(rounds):
         for case in cases:
-            result = run_case(__file__, "--case", case, "--requests", count)
+            python = VLLM if case == "vllm-dense" else sys.executable
+            result = run_case(__file__, "--case", case, "--requests", count, python=python)
             runs[case].append(result)
             log(f"{CASES[case]:<50} {result['cpu_seconds']:7.1f} CPU-s, first token {result['ttft']:6.2f}")
     best = {case: min(results, key=lambda r: r["cpu_seconds"]) for case, results in runs.items()}
@@ -223,20 +227,35 @@ def continuous(base: str, asked: list[tuple[list[int], int]]) -> Result:
 
 
 def vllm(base: str, asked: list[tuple[list[int], int]]) -> Result:
-    """vLLM's own engine."""
+    """vLLM's own engine, in whatever processes it makes."""
+    os.environ |= {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     from vllm import LLM, SamplingParams
 
     from seektune.quickstart.assets import base_folder
 
     model = LLM(str(base_folder("dense")), dtype="float32", max_model_len=2048, enforce_eager=True)
-    settings = [
-        SamplingParams(temperature=0, max_tokens=answer, min_tokens=answer, ignore_eos=True)
-        for _, answer in asked
-    ]
-    start = time.process_time()
+    settings = [SamplingParams(temperature=0, max_tokens=answer, ignore_eos=True) for _, answer in asked]
+    start = cpu_of_tree()
     outputs = model.generate([{"prompt_token_ids": prompt} for prompt, _ in asked], settings)
-    seconds = time.process_time() - start
+    seconds = cpu_of_tree() - start
     return summary(seconds, float("nan"), [list(output.outputs[0].token_ids) for output in outputs])
+
+
+def cpu_of_tree() -> float:
+    """CPU-seconds of this process and of all that it has started and that live (Linux)."""
+    parents: dict[int, tuple[int, int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
+    tree = {os.getpid()}
+    while more := {pid for pid, (parent, _) in parents.items() if parent in tree} - tree:
+        tree |= more
+    return sum(parents[pid][1] for pid in tree) / os.sysconf("SC_CLK_TCK")
 
 
 def adapter_folder() -> Path:

@@ -26,16 +26,17 @@ ONE_THREAD = {
 }
 
 
-def run_case(script: str | Path, *arguments: object) -> Result:
+def run_case(script: str | Path, *arguments: object, python: str | Path = sys.executable) -> Result:
     """Run `script` in a process of its own, on one thread; returns the JSON object it prints last.
 
     Raises RuntimeError with the end of its output where it fails.
     """
-    command = [sys.executable, str(script), *map(str, arguments)]
+    command = [str(python), str(script), *map(str, arguments)]
     done = subprocess.run(command, env=os.environ | ONE_THREAD, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    result: Result = json.loads(done.stdout.strip().splitlines()[-1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]  # some peers log behind it
+    result: Result = json.loads(lines[-1])
     return result
 
 
