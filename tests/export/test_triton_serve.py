@@ -14,7 +14,7 @@ from pathlib import Path
 from seektune.export.triton_serve import Service, readme, script
 
 SERVICE = Service(model="llama", adapter="medical", base="/models/a base", gpu=False)
-PRINT = '#!/bin/sh\nprintf "%s\\n" "$@" "LIB=$LD_LIBRARY_PATH" "PATH=$PATH"\n'
+PRINT = '#!/bin/sh\nprintf "%s\\n" "$@" "IN=$PWD" "LIB=$LD_LIBRARY_PATH" "PATH=$PATH"\n'
 
 
 def executable(path: Path, text: str) -> Path:
@@ -43,7 +43,7 @@ def test_without_an_environment_the_server_on_path_gets_these_flags(tmp_path: Pa
     executable(tmp_path / "bin" / "tritonserver", PRINT)
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     printed = start(tmp_path, "--log-verbose=1", PATH=path, HTTP_PORT="9000")
-    assert printed[:-2] == [
+    assert printed[:-3] == [
         f"--model-repository={tmp_path}/my export/models",
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
@@ -53,6 +53,8 @@ def test_without_an_environment_the_server_on_path_gets_these_flags(tmp_path: Pa
         *("--metrics-address=127.0.0.1", "--metrics-port=8002"),
         "--log-verbose=1",
     ]
+    # The models' Python looks for packages where the server was started, and the guide's export is named triton.
+    assert printed[-3] == f"IN={tmp_path}/my export"
 
 
 def test_an_environment_s_server_finds_its_backend_its_libraries_and_its_python(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_an_environment_s_server_finds_its_backend_its_libraries_and_its_python(
     executable(site / "pytriton" / "tritonserver" / "bin" / "tritonserver", PRINT)
     answer = f'case "$2" in *purelib*) echo "{site}";; *) exec {sys.executable} "$@";; esac'
     executable(env / "bin" / "python", f"#!/bin/sh\n{answer}\n")
-    *flags, libraries, path = start(tmp_path, TRITON_ENV=str(env))
+    *flags, _, libraries, path = start(tmp_path, TRITON_ENV=str(env))
     assert flags[0] == f"--backend-directory={env}/backends"
     assert flags[1].startswith("--model-repository=")
     assert re.fullmatch(rf"LIB=/.+:{re.escape(str(site))}/nvidia_pytriton.libs", libraries)
