@@ -38,7 +38,7 @@ if [ -n "${{TRITON_ENV:-}}" ]; then
   export PATH="$env/bin:$PATH"  # the model's Python is the first one there
   server=("$site/pytriton/tritonserver/bin/tritonserver" --backend-directory="$env/backends")
 fi
-cd "$here"  # the models' Python looks for packages here too: a folder named triton would hide Triton's compiler
+cd "$here"  # the models' Python looks for packages here too: one named triton would hide the compiler's
 exec "${{server[@]}}" --model-repository="$here/models" \\
   --disable-auto-complete-config --model-control-mode=explicit --load-model={quote(service.model)} \\
   --http-address=127.0.0.1 --http-port="${{HTTP_PORT:-8000}}" \\

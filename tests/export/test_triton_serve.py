@@ -53,7 +53,7 @@ def test_without_an_environment_the_server_on_path_gets_these_flags(tmp_path: Pa
         *("--metrics-address=127.0.0.1", "--metrics-port=8002"),
         "--log-verbose=1",
     ]
-    # The models' Python looks for packages where the server was started, and the guide's export is named triton.
+    # The models' Python looks for packages where the server was started, say in a folder beside "triton".
     assert printed[-3] == f"IN={tmp_path}/my export"
 
 
