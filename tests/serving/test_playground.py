@@ -171,7 +171,12 @@ def test_columns_answer_the_same_question_at_once(visit: Open, at: Running):
 
 
 @pytest.mark.parametrize("how", ["Escape", "button", "column"])
-def test_stopping_keeps_what_was_said_and_frees_the_slot(visit: Open, at: Running, how: str):
+def test_stopping_keeps_what_was_said_and_frees_the_slot(
+    visit: Open, at: Running, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    engine = at.service.backend.worker._engine
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.02), step())[1])  # as a large model would
     page = visit()
     page.wait_for_selector("option", state="attached")
     page.fill("[name=temperature]", "0")
