@@ -260,21 +260,30 @@ def cpu_of_tree() -> float:
 
 def adapter_folder() -> Path:
     """An adapter of the mixture of experts, made once: r = 16 on attention and all routed experts."""
+    from seektune.quickstart.assets import base_folder, cache_dir
+
+    folder: Path = cache_dir() / "benchmarks" / "generate-adapters"
+    if not folder.exists():
+        random_adapters(base_folder("moe"), folder, 1, ["attention", "routed"])
+    return folder / "0"
+
+
+def random_adapters(base: Path, folder: Path, count: int, targets: list[str]) -> list[Path]:
+    """Adapters of r = 16 on `targets`, with a B that is small and not zero, as 0, 1, … under `folder`."""
     import torch
 
     import seektune as st
-    from seektune.quickstart.assets import base_folder, cache_dir
 
-    folder: Path = cache_dir() / "benchmarks" / "generate-adapter"
-    if not folder.exists():
-        loaded = st.load_model(base_folder("moe"), dtype="float32")
-        st.attach(loaded, st.AdapterSpec(r=RANK, lora_alpha=ALPHA, target_modules=["attention", "routed"]))
-        generator = torch.Generator().manual_seed(0)
+    loaded = st.load_model(base, dtype="float32")
+    st.attach(loaded, st.AdapterSpec(r=RANK, lora_alpha=ALPHA, target_modules=targets))
+    generator = torch.Generator().manual_seed(0)
+    folders = []
+    for number in range(count):
         for name, parameter in loaded.model.named_parameters():
             if parameter.requires_grad and name.endswith("_B"):
                 parameter.data.normal_(std=0.0003, generator=generator)
-        st.save_adapter(loaded, folder)
-    return folder
+        folders.append(st.save_adapter(loaded, folder / str(number)))
+    return folders
 
 
 def summary(seconds: float, first: float, tokens: list[list[int]]) -> Result:

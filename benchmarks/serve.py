@@ -33,12 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from generate import requests
+from generate import RANK, random_adapters, requests
 from measure import Result, finish, log, machine, run_case
 from prometheus_client.parser import text_string_to_metric_families
 from serve_load import Load, process, signing_adapter, swap_root
 
-SEQUENCES, RANK = 16, 16
+SEQUENCES = 16
+LINEARS = ["attention", "dense"]
 SWAP_EVERY = 0.05
 
 
@@ -94,7 +95,7 @@ def costs(case: str, rounds: int) -> Result:
         base = dense_folder() if case == "dense" else wide_folder(Path(scratch) / "base")
         loaded = load_model(base, dtype="float32")
         slots = Slots(loaded, max_slots=SEQUENCES, max_rank=RANK)
-        folders = random_adapters(base, Path(scratch) / "adapters", SEQUENCES)
+        folders = random_adapters(base, Path(scratch) / "adapters", SEQUENCES, LINEARS)
         names = [slots.publish(slots.prepare(folder, folder.name)) for folder in folders]
         config = EngineConfig(enable_prefix_caching=False)  # every round computes its prompts
         plain = Engine(load_model(base, dtype="float32"), config=config)
@@ -146,7 +147,7 @@ def stall() -> Result:
     """Time between two tokens of a stream, alone and under swaps, in milliseconds."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        random_adapters(dense_folder(), root / "swapped", 3)
+        random_adapters(dense_folder(), root / "swapped", 3, LINEARS)
         arguments = ["--set", f"serving.adapter_root={root}", "--dtype", "float32"]
         with process(str(dense_folder()), arguments) as (_, url):
             quiet, _ = asyncio.run(streams(url, swapping=False))
@@ -246,24 +247,6 @@ def wide_folder(folder: Path) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
-
-
-def random_adapters(base: Path, folder: Path, count: int) -> list[Path]:
-    """Adapters of r = 16 on all linears, with a B that is small and not zero, as 0, 1, … under `folder`."""
-    import torch
-
-    import seektune as st
-
-    loaded = st.load_model(base, dtype="float32")
-    st.attach(loaded, st.AdapterSpec(r=RANK, lora_alpha=2 * RANK, target_modules=["attention", "dense"]))
-    generator = torch.Generator().manual_seed(0)
-    folders = []
-    for number in range(count):
-        for name, parameter in loaded.model.named_parameters():
-            if parameter.requires_grad and name.endswith("_B"):
-                parameter.data.normal_(std=0.0003, generator=generator)
-        folders.append(st.save_adapter(loaded, folder / str(number)))
-    return folders
 
 
 if __name__ == "__main__":

@@ -39,11 +39,11 @@ def run(
     refuse_existing(out)
     config = read_finished(run)
     given = {"base_model": config.base_model, "dtype": config.compute_dtype, "dequantize": config.dequantize}
-    triton = triton_export(given, settings)
+    triton = triton_export(given, settings) if to == "triton" else None
     # Files hold the checkpoint's dtype; a server computes in the run's, where an adapter may overflow.
-    dtype = triton.dtype if to == "triton" else "auto"
+    dtype = triton.dtype if triton else "auto"
     loaded = load_model(config.base_model, dtype=dtype, dequantize=config.dequantize, device="cpu")
-    if to == "triton":
+    if triton:
         model = export_triton(loaded, run / "adapter", adapter_name(run), triton, out)
         console.print(f"wrote {out}: Triton's model {model}; next: {out}/README.md", soft_wrap=True)
         return
