@@ -115,20 +115,22 @@ class LatentAttention(nn.Module):
         """W_kᵀ q of each head: (T, h, N) → (T, h, R)."""
         w_k = self._by_head(self.kv_b_proj.weight)[:, : self.qk_nope_head_dim]
         absorbed = torch.bmm(q.transpose(0, 1), w_k).transpose(0, 1)
-        for rows, a, b, _ in terms:
-            part = q[rows].unflatten(0, (len(a), -1))  # (n, c, h, N)
+        for term in terms:
+            a, b = term.matrices()
+            part = q[term.rows].unflatten(0, (len(a), -1))  # (n, c, h, N)
             low = torch.einsum("nchd,nrhd->nchr", part, self._heads_of(b)[..., : self.qk_nope_head_dim])
-            absorbed = _added(absorbed, rows, torch.einsum("nchr,nrl->nchl", low, a))
+            absorbed = _added(absorbed, term.rows, torch.einsum("nchr,nrl->nchl", low, a))
         return absorbed
 
     def _absorb_values(self, summed: Tensor, terms: Sequence[Term]) -> Tensor:
         """W_v Σ p c of each head: (T, h, R) → (T, h, V)."""
         w_v = self._by_head(self.kv_b_proj.weight)[:, self.qk_nope_head_dim :]
         out = torch.bmm(summed.transpose(0, 1), w_v.mT).transpose(0, 1)
-        for rows, a, b, _ in terms:
-            low = torch.einsum("nchl,nrl->nchr", summed[rows].unflatten(0, (len(a), -1)), a)
+        for term in terms:
+            a, b = term.matrices()
+            low = torch.einsum("nchl,nrl->nchr", summed[term.rows].unflatten(0, (len(a), -1)), a)
             values = self._heads_of(b)[..., self.qk_nope_head_dim :]
-            out = _added(out, rows, torch.einsum("nchr,nrhd->nchd", low, values))
+            out = _added(out, term.rows, torch.einsum("nchr,nrhd->nchd", low, values))
         return out
 
     def _by_head(self, weight: Tensor) -> Tensor:
@@ -162,16 +164,17 @@ def _added(y: Tensor, rows: slice | Tensor, part: Tensor) -> Tensor:
 
 def _of_row(terms: Sequence[Term], row: int) -> Iterator[tuple[Tensor, Tensor]]:
     """A (r, R) and B (r, h·(N + V)) of the terms that one row of the batch has."""
-    for rows, a, b, _ in terms:
-        if isinstance(rows, slice):
-            start, stop, _ = rows.indices(2**62)
+    for term in terms:
+        if isinstance(term.rows, slice):
+            start, stop, _ = term.rows.indices(2**62)
             if not start <= row < stop:
                 continue
             place, count = row - start, stop - start
         else:
-            found = (rows == row).nonzero()
+            found = (term.rows == row).nonzero()
             if not len(found):
                 continue
-            place, count = int(found[0]), len(rows)
+            place, count = int(found[0]), len(term.rows)
+        a, b = term.matrices()
         segment = place * len(a) // count
         yield a[segment], b[segment]

@@ -1,9 +1,10 @@
 """Low-rank terms of many adapters in one batch: y[t] += B_s A_s x[t], s the slot of row t.
 
 Resident adapters lie in numbered slots of two stacks, a (S, R, in) and b (S, R, out), b already scaled; slot
-s uses the first ranks[s] of the R rows. Rows of one slot form a segment. Neighbouring slots with segments of
-one length and one rank are one batched product on a view of the stacks: weights are read once where they lie,
-and the cost grows with the ranks in use, not with the slots. Rows without a slot are never touched.
+s uses the first ranks[s] of the R rows. Rows of one slot form a segment. Segments of one length and one rank
+that follow each other are one batched product, on a view of the stacks where their slots are neighbours too, so
+that weights are read once where they lie. The cost grows with the ranks in use, not with the slots. Rows without
+a slot are never touched.
 
 T rows, S slots, R the largest rank, n segments of c rows in one product, r their rank.
 """
@@ -46,12 +47,19 @@ class Mix:
 
 
 class Term(NamedTuple):
-    """One batched product: n segments of c rows each, and the matrices of each."""
+    """One batched product: n segments of c rows each, and the matrices of each, or of all slots."""
 
     rows: slice | Tensor  # n·c rows of the batch, segment after segment
-    a: Tensor  # (n, r, in)
-    b: Tensor  # (n, r, out), scaled
+    a: Tensor  # (n or S, r, in)
+    b: Tensor  # (n or S, r, out), scaled
     single: tuple[Tensor, Tensor] | None  # where n = 1: (in, r) and (r, out), as its plain product takes them
+    slots: Tensor | None = None  # (n,) where a and b are those of all slots
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """(n, r, in) and (n, r, out); those of slots that are no neighbours are copied side by side."""
+        if self.slots is None:
+            return self.a, self.b
+        return self.a.index_select(0, self.slots), self.b.index_select(0, self.slots)
 
 
 def term(rows: slice | Tensor, a: Tensor, b: Tensor) -> Term:
@@ -88,19 +96,28 @@ def mix_rows(slots: Sequence[int], counts: Sequence[int], device: torch.device |
 def mixed_terms(mix: Mix, ranks: Sequence[int], a: Tensor, b: Tensor) -> list[Term]:
     """The products of one linear: a (S, R, in), b (S, R, out), ranks[s] = 0 where slot s leaves it alone."""
     terms = []
-    for first, last, rank in _runs(mix.segments, ranks):
-        slots = slice(first.slot, last.slot + 1)
-        terms.append(term(_rows(mix, first.start, last.stop), a[slots, :rank], b[slots, :rank]))
+    for run in _runs(mix.segments, ranks):
+        first, last, rank = run[0], run[-1], ranks[run[0].slot]
+        rows = _rows(mix, first.start, last.stop)
+        if last.slot - first.slot == len(run) - 1:
+            slots = slice(first.slot, last.slot + 1)
+            terms.append(term(rows, a[slots, :rank], b[slots, :rank]))
+        else:
+            of_each = mix.slots[rows][:: first.stop - first.start]
+            terms.append(Term(rows, a[:, :rank], b[:, :rank], None, of_each))
     return terms
 
 
 def multi_lora_(y: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
     """Add every term to y (T, out) in place, of x (T, in), both in the stacks' dtype; returns y."""
-    for rows, a, b, single in terms:
+    for one in terms:
+        rows, single = one.rows, one.single
         part = x if rows is ALL else x[rows]
         if single is not None:
-            low, b = part @ single[0], single[1]
+            a, b = single
+            low = part @ a
         else:
+            a, b = one.matrices()
             low = torch.bmm(part.unflatten(0, (len(a), -1)), a.mT)
         if not isinstance(rows, slice):
             y.index_add_(0, rows, (low @ b).reshape(len(part), -1))
@@ -117,8 +134,9 @@ def multi_lora_reference(y: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
     """The formula, row by row, on a copy of y."""
     y = y.clone()
     every = torch.arange(len(x), device=x.device)
-    for rows, a, b, _ in terms:
-        chosen = every[rows].tolist()
+    for one in terms:
+        a, b = one.matrices()
+        chosen = every[one.rows].tolist()
         for place, row in enumerate(chosen):
             segment = place * len(a) // len(chosen)
             y[row] += (a[segment] @ x[row]) @ b[segment]
@@ -142,24 +160,22 @@ def _rows(mix: Mix, start: int, stop: int) -> slice | Tensor:
     return slice(start, stop) if mix.order is None else mix.order[start:stop]
 
 
-def _runs(segments: Sequence[Segment], ranks: Sequence[int]) -> Iterator[tuple[Segment, Segment, int]]:
-    """(first, last, rank) of neighbours in slot and row, of one length and rank; rank 0 is left out."""
+def _runs(segments: Sequence[Segment], ranks: Sequence[int]) -> Iterator[list[Segment]]:
+    """Segments that follow each other and have one length and rank; rank 0 is left out."""
     run: list[Segment] = []
     for segment in segments:
-        rank = ranks[segment.slot]
         if run and not _joins(run[-1], segment, ranks):
-            yield run[0], run[-1], ranks[run[0].slot]
+            yield run
             run = []
-        if rank:
+        if ranks[segment.slot]:
             run.append(segment)
     if run:
-        yield run[0], run[-1], ranks[run[0].slot]
+        yield run
 
 
 def _joins(last: Segment, segment: Segment, ranks: Sequence[int]) -> bool:
     return (
-        segment.slot == last.slot + 1
-        and segment.start == last.stop
+        segment.start == last.stop
         and segment.stop - segment.start == last.stop - last.start
         and ranks[segment.slot] == ranks[last.slot]
     )

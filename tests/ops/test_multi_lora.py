@@ -75,10 +75,11 @@ def test_no_product_has_padding_or_reads_a_slot_without_rows(batch, ranks):
     a, b = stacks()
     used = {slot for slot, count in batch if slot >= 0 and count and ranks[slot]}
     read = 0
-    for rows, part_a, part_b, _ in mixed_terms(mix, ranks, a, b):
+    for one in mixed_terms(mix, ranks, a, b):
+        part_a, part_b = one.matrices()
         assert part_a.shape[:2] == part_b.shape[:2]
-        assert part_a.untyped_storage().data_ptr() == a.untyped_storage().data_ptr()  # a view, not a copy
-        assert len(torch.arange(mix.tokens)[rows]) % len(part_a) == 0
+        assert one.a.untyped_storage().data_ptr() == a.untyped_storage().data_ptr()  # a view, not a copy
+        assert len(torch.arange(mix.tokens)[one.rows]) % len(part_a) == 0
         read += part_a.numel() + part_b.numel()
     assert read == sum(ranks[slot] * (WIDTH + OUT) for slot in used)
 
@@ -86,13 +87,20 @@ def test_no_product_has_padding_or_reads_a_slot_without_rows(batch, ranks):
 @pytest.mark.parametrize("count", [1, 3])
 def test_neighbouring_slots_of_one_length_and_rank_are_one_product(count):
     terms = mixed_terms(mix_rows([0, 1, 2, 3], [count] * 4), [2] * SLOTS, *stacks())
-    assert [(one.rows, len(one.a)) for one in terms] == [(slice(0, 4 * count), 4)]
+    assert [(one.rows, len(one.a), one.slots) for one in terms] == [(slice(0, 4 * count), 4, None)]
 
 
-def test_another_rank_another_length_a_gap_and_a_base_row_end_a_product():
+@pytest.mark.parametrize("slots", [[0, 2, 5], [5, 0, 2]], ids=["ordered", "gathered"])
+def test_slots_that_are_no_neighbours_are_one_product_on_a_copy_of_theirs(slots):
+    (only,) = mixed_terms(mix_rows(slots, [2] * 3), [3] * SLOTS, *stacks())
+    a, b = stacks()
+    torch.testing.assert_close(only.matrices(), (a[[0, 2, 5], :3], b[[0, 2, 5], :3]), rtol=0, atol=0)
+
+
+def test_another_rank_another_length_and_a_base_row_end_a_product():
     ranks = [2, 3, 3, 3, 3, 3]
-    terms = mixed_terms(mix_rows([0, 1, 2, -1, 3, 5], [1, 1, 2, 1, 2, 2]), ranks, *stacks())
-    assert [len(one.a) for one in terms] == [1] * 5
+    terms = mixed_terms(mix_rows([0, 1, 2, -1, 3], [1, 1, 2, 1, 2]), ranks, *stacks())
+    assert [len(one.a) for one in terms] == [1] * 4
 
 
 def test_a_batch_of_one_adapter_takes_any_number_of_rows_in_one_plain_product():
@@ -121,9 +129,8 @@ def test_lower_precision_keeps_its_rounding(dtype, tolerance, slots):
     mix = mix_rows(slots, [3, 3, 1, 2, 1])
     x, y = randn(mix.tokens, WIDTH, dtype=dtype), randn(mix.tokens, OUT, seed=5, dtype=dtype)
     terms = mixed_terms(mix, [5, 5, 2, 3, 0, 0], *stacks(dtype))
-    want = multi_lora_reference(
-        y.double(), x.double(), [term(t.rows, t.a.double(), t.b.double()) for t in terms]
-    )
+    exact = [term(one.rows, *(m.double() for m in one.matrices())) for one in terms]
+    want = multi_lora_reference(y.double(), x.double(), exact)
     torch.testing.assert_close(multi_lora_(y, x, terms).double(), want, rtol=0, atol=tolerance)
 
 
