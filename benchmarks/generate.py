@@ -5,8 +5,8 @@ transformers runs its `generate` on one left-padded batch, to the longest answer
 (continuous batching); the faster is the peer. With an adapter on the mixture of experts (r = 16 on attention
 and routed experts) the peer is PEFT's model under `generate`. vLLM takes part where `make vllm-env` has made
 its environment, with all of its processes. Padded batches and our engine have given the first tokens once
-before, so that neither takes its memory while it is timed; our prefix cache is off. Sides take turns, the best
-round counts.
+before, so that neither takes its memory while it is timed; our prefix cache is off. Sides take turns, the
+best round counts.
 
     python benchmarks/generate.py [--requests 16] [--rounds 2]
 

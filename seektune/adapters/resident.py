@@ -55,13 +55,11 @@ class ResidentLinears:
             self._kept = (mix, terms)
         return self._kept[1]
 
-    def add_(self, y: Tensor, x: Tensor) -> Tensor:
-        """Add what the slots' adapters add to y (…, out), the base's own output of x (…, in)."""
+    def add_(self, y: Tensor, x: Tensor) -> None:
+        """Add what the slots' adapters add to y (T, out), the base's own output of x (T, in)."""
         if terms := self.terms():
-            rows = x.reshape(-1, x.shape[-1])
-            self.current.check(rows.shape[0])
-            multi_lora_(y.view(-1, y.shape[-1]), rows, terms)
-        return y
+            self.current.check(len(x))
+            multi_lora_(y, x, terms)
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from seektune.adapters.resident import ResidentExperts, ResidentLinears
 from seektune.ops.expert_lora import expert_lora
 from seektune.ops.lora_linear import lora_linear
 from seektune.ops.multi_expert_lora import multi_expert_lora
-from seektune.ops.multi_lora import ALL, Term, term
+from seektune.ops.multi_lora import ALL, Term, multi_lora_, term
 
 
 class Experts(Protocol):
@@ -91,9 +91,19 @@ class AdaptedLinear(nn.Module):
         b = delta.lora_B.to(torch.promote_types(dtype, torch.float32)) * delta.scaling
         return [term(ALL, delta.lora_A.to(dtype)[None], b.to(dtype).t()[None])]
 
+    def add_terms_(self, y: Tensor, x: Tensor) -> None:
+        """Add the terms to y (T, out), the base's own output of x (T, in); no gradients."""
+        resident = self.resident
+        if resident is not None and resident.current.mix is not None:
+            resident.add_(y, x)
+        elif self.active is not None:
+            multi_lora_(y, x, self.terms())
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.resident is not None and self.mixed:
-            return self.resident.add_(self.base_layer(x), x)
+        if self.mixed:
+            y: Tensor = self.base_layer(x)
+            self.add_terms_(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]))
+            return y
         delta = self.take_delta()
         if delta is None:
             output: Tensor = self.base_layer(x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,17 @@ from torch import Tensor, nn
 from seektune.adapters.fused import FusedMLP
 from seektune.adapters.wrap import AdaptedLinear
 from seektune.generation.heads import PagedAttention
+from seektune.generation.joint import JointLinear, join
 from seektune.generation.latent import LatentAttention
 from seektune.ops.few_rows_linear import WIDE, few_rows_linear
-from seektune.ops.multi_lora import multi_lora_
 
-Form = tuple[nn.Module, type[nn.Module]]
+
+class Form(NamedTuple):
+    """A module and the form it takes."""
+
+    module: nn.Module
+    form: type[nn.Module]
+    joint: JointLinear | None = None  # its attribute `joint` in that form
 
 
 class FewRowsLinear(nn.Linear):
@@ -38,11 +44,24 @@ class MixedLinear(AdaptedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) → (…, O)."""
         y: Tensor = self.base_layer(x)
-        resident = self.resident
-        if resident is not None and resident.current.mix is not None:
-            return resident.add_(y, x)
-        multi_lora_(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]), self.terms())
+        self.add_terms_(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]))
         return y
+
+
+class StepMLP(nn.Module):
+    """A SwiGLU MLP with one product for gate and up."""
+
+    gate_proj: Any
+    up_proj: Any
+    down_proj: nn.Module
+    joint: JointLinear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, H) → (…, H)."""
+        rows = x.reshape(-1, x.shape[-1])
+        gate, up = self.joint(rows, (self.gate_proj, self.up_proj)).chunk(2, dim=-1)
+        y: Tensor = self.down_proj(F.silu(gate).mul_(up))
+        return y.view(*x.shape[:-1], -1)
 
 
 class StepNorm(nn.Module):
@@ -59,41 +78,49 @@ class StepNorm(nn.Module):
 def step_forms(model: nn.Module) -> list[Form]:
     """The modules of a model that have a form for steps, and that form."""
     forms: list[Form] = []
+    module: Any
     for module in model.modules():
-        if isinstance(module, FusedMLP):
-            forms.append((module, module.unfused))  # it calls its linears, which have forms of their own
+        name = type(module).__name__
+        if name in _MLPS and FusedMLP.fits(module) and (joint := join(module.gate_proj, module.up_proj)):
+            forms.append(Form(module, StepMLP, joint))
+        elif isinstance(module, FusedMLP):
+            forms.append(Form(module, module.unfused))  # it calls its linears, which have forms of their own
         elif type(module) is nn.Linear:
-            forms += [(module, FewRowsLinear)] if module.out_features >= WIDE else []
-        elif type(module).__name__ in _NORMS:
+            forms += [Form(module, FewRowsLinear)] if module.out_features >= WIDE else []
+        elif name in _NORMS:
             # In float64 transformers' norms round to float32, and answers are to be theirs.
-            forms += [(module, StepNorm)] if module.weight.dtype == torch.float32 else []
-        elif (form := _FORMS.get(type(module).__name__)) is not None:
-            forms.append((module, form))
+            forms += [Form(module, StepNorm)] if module.weight.dtype == torch.float32 else []
+        elif name in _HEADS:
+            forms.append(Form(module, PagedAttention, join(module.q_proj, module.k_proj, module.v_proj)))
+        elif (form := _FORMS.get(name)) is not None:
+            forms.append(Form(module, form))
     return forms
 
 
 @contextmanager
 def in_forms(forms: Sequence[Form]) -> Iterator[None]:
     """Within the block the modules, same objects with all they hold, run these forms."""
-    modules: list[Any] = [module for module, _ in forms]
-    classes = [module.__class__ for module in modules]
+    classes = [module.__class__ for module, _, _ in forms]
     # nn.Module's __setattr__ looks for parameters first, which a hundred modules a step would notice.
-    for module, form in forms:
+    for module, form, joint in forms:
         object.__setattr__(module, "__class__", form)
+        module.__dict__["joint"] = joint
     try:
         yield
     finally:
-        for module, own in zip(modules, classes, strict=True):
+        for (module, _, _), own in zip(forms, classes, strict=True):
             object.__setattr__(module, "__class__", own)
+            del module.__dict__["joint"]
 
 
 _NORMS = ("LlamaRMSNorm", "Qwen2RMSNorm", "DeepseekV2RMSNorm", "DeepseekV3RMSNorm", "FusedNorm")
 
+_MLPS = ("LlamaMLP", "Qwen2MLP", "DeepseekV2MLP", "DeepseekV3MLP", "FusedMLP")
+
+_HEADS = ("LlamaAttention", "Qwen2Attention", "FusedAttention")
+
 _FORMS: dict[str, type[nn.Module]] = {
     "AdaptedLinear": MixedLinear,
-    "LlamaAttention": PagedAttention,
-    "Qwen2Attention": PagedAttention,
-    "FusedAttention": PagedAttention,
     "DeepseekV2Attention": LatentAttention,
     "DeepseekV3Attention": LatentAttention,
     "FusedLatentAttention": LatentAttention,

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from seektune.generation.cache import Pass
+from seektune.generation.joint import JointLinear
 
 
 class PagedAttention(nn.Module):
     """The form of such an attention module in a step."""
 
-    q_proj: nn.Module
-    k_proj: nn.Module
-    v_proj: nn.Module
+    q_proj: Any
+    k_proj: Any
+    v_proj: Any
     o_proj: nn.Module
+    joint: JointLinear | None
     head_dim: int
     scaling: float
 
@@ -27,11 +29,16 @@ class PagedAttention(nn.Module):
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *, paged: Pass, **kwargs: Any
     ) -> tuple[Tensor, None]:
         """(1, T, H) → (1, T, H), no attention weights."""
-        x = hidden_states[0]
-        heads = [linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.q_proj, self.k_proj)]
-        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        counts = [part.shape[1] for part in heads]
-        q, k = _rotated(torch.cat(heads, dim=1), *position_embeddings).split(counts, dim=1)
+        x, linears = hidden_states[0], (self.q_proj, self.k_proj, self.v_proj)
+        if self.joint is not None:
+            projected = self.joint(x, linears)
+        else:
+            projected = torch.cat([linear(x) for linear in linears], dim=-1)
+        heads = projected.unflatten(-1, (-1, self.head_dim))
+        own = self.q_proj.out_features // self.head_dim
+        shared = (heads.shape[1] - own) // 2
+        turned = _rotated(heads[:, : own + shared], *position_embeddings)
+        q, k, v = turned[:, :own], turned[:, own:], heads[:, own + shared :]
         out = paged.attend(paged.layer(self), q, k, v, self.scaling)
         return self.o_proj(out.flatten(1)).unsqueeze(0), None
 

@@ -2,9 +2,9 @@
 
 Resident adapters lie in numbered slots of two stacks, a (S, R, in) and b (S, R, out), b already scaled; slot
 s uses the first ranks[s] of the R rows. Rows of one slot form a segment. Segments of one length and one rank
-that follow each other are one batched product, on a view of the stacks where their slots are neighbours too, so
-that weights are read once where they lie. The cost grows with the ranks in use, not with the slots. Rows without
-a slot are never touched.
+that follow each other are one batched product: on a view of the stacks where their slots are neighbours too,
+else on a copy of theirs. The cost grows with the ranks in use, not with the slots. Rows without a slot are
+never touched.
 
 T rows, S slots, R the largest rank, n segments of c rows in one product, r their rank.
 """
@@ -115,7 +115,7 @@ def multi_lora_(y: Tensor, x: Tensor, terms: Sequence[Term]) -> Tensor:
         part = x if rows is ALL else x[rows]
         if single is not None:
             a, b = single
-            low = part @ a
+            low = torch.mm(part, a)
         else:
             a, b = one.matrices()
             low = torch.bmm(part.unflatten(0, (len(a), -1)), a.mT)

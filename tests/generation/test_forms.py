@@ -19,19 +19,19 @@ def test_modules_are_themselves_again_after_the_block(attached: bool) -> None:
     if attached:
         far_adapter(loaded)
     forms = step_forms(loaded.model)
-    before = [(type(module), dict(vars(module))) for module, _ in forms]
-    assert [form for _, form in forms].count(LatentAttention) == 2
+    before = [(type(module), dict(vars(module))) for module, *_ in forms]
+    assert [one.form for one in forms].count(LatentAttention) == 2
     inside = []
 
     def fail() -> None:
         with in_forms(forms):
-            inside.extend(type(module) for module, _ in forms)
+            inside.extend(type(module) for module, *_ in forms)
             raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"):
         fail()
-    assert inside == [form for _, form in forms]
-    assert [(type(module), dict(vars(module))) for module, _ in forms] == before
+    assert inside == [one.form for one in forms]
+    assert [(type(module), dict(vars(module))) for module, *_ in forms] == before
 
 
 def test_a_head_of_many_outputs_and_norms_in_float32_take_forms_of_the_same_values() -> None:
@@ -40,10 +40,10 @@ def test_a_head_of_many_outputs_and_norms_in_float32_take_forms_of_the_same_valu
     )
     model = LlamaForCausalLM(config).eval()
     forms = step_forms(model)
-    assert [module for module, form in forms if form is FewRowsLinear] == [model.lm_head]
-    assert [form for _, form in forms].count(PagedAttention) == 2
-    assert [form for _, form in forms].count(StepNorm) == 5
-    assert StepNorm not in [form for _, form in step_forms(model.double())]
+    assert [module for module, form, _ in forms if form is FewRowsLinear] == [model.lm_head]
+    assert [one.form for one in forms].count(PagedAttention) == 2
+    assert [one.form for one in forms].count(StepNorm) == 5
+    assert StepNorm not in [one.form for one in step_forms(model.double())]
     model.float()
     x = 3 * torch.randn(1, 5, 64)
     with torch.no_grad():
@@ -56,9 +56,9 @@ def test_a_head_of_many_outputs_and_norms_in_float32_take_forms_of_the_same_valu
 def test_an_attached_adapter_computes_the_same_in_the_forms(base: str) -> None:
     loaded = far_adapter(load_model(f"tiny/{base}", dtype="float64"))
     over_pages = (LatentAttention, PagedAttention)
-    forms = [(module, form) for module, form in step_forms(loaded.model) if form not in over_pages]
-    assert any(isinstance(module, FusedMLP) for module, _ in forms)
-    assert any(form is MixedLinear for _, form in forms)
+    forms = [one for one in step_forms(loaded.model) if one.form not in over_pages]
+    assert any(isinstance(module, FusedMLP) for module, *_ in forms)
+    assert any(one.form is MixedLinear for one in forms)
     ids = torch.randint(3, 250, (1, 7))
     with torch.no_grad():
         plain = loaded.model(input_ids=ids, use_cache=False).logits
