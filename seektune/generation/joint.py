@@ -42,7 +42,7 @@ class JointLinear:
 
 
 def join(*linears: nn.Module) -> JointLinear | None:
-    """Linears of one input as one; None unless all are plain ones, adapted or not, of one dtype and device."""
+    """Linears of one input as one; None unless all are plain, adapted or not, of one dtype and device."""
     bases = [linear.base_layer if isinstance(linear, AdaptedLinear) else linear for linear in linears]
     plain = [base for base in bases if type(base) is nn.Linear]
     kinds = {(b.in_features, b.weight.dtype, b.weight.device, b.bias is None) for b in plain}
@@ -62,4 +62,5 @@ def _side_by_side(tensors: Sequence[nn.Parameter | Tensor]) -> Tensor:
 
 def _adjoin(one: Tensor, other: Tensor) -> bool:
     same = one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-    return same and one.data_ptr() + one.nbytes == other.data_ptr()
+    whole = one.is_contiguous() and other.is_contiguous()
+    return same and whole and one.data_ptr() + one.nbytes == other.data_ptr()
