@@ -1,7 +1,7 @@
 """The forms that a model's modules take during a step: attention over pages, linears for few rows.
 
 Only the class of a module object is exchanged, for the time of one forward: whoever else holds the model, to
-train it or to attach adapters, finds it as it was.
+train it or to attach adapters, finds it as it was, but for where some weights lie.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class StepNorm(nn.Module):
 
 
 def step_forms(model: nn.Module) -> list[Form]:
-    """The modules of a model that have a form for steps, and that form."""
+    """The modules of a model that have a form for steps, and it; weights to be joined are laid together."""
     forms: list[Form] = []
     module: Any
     for module in model.modules():
