@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -28,8 +27,6 @@ from seektune.serving.protocol import AliasBody, ChatBody, LoadBody, TextBody, r
 from seektune.serving.refusal import Refusal, shown
 from seektune.serving.served import Served
 from seektune.serving.strict_json import parse
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -157,11 +154,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
 
 def _add_adapters(app: FastAPI, service: Service) -> None:
     registry = service.backend.registry
-    # One change at a time, away from the loop: a load reads files and may wait for a slot.
-    changes = ThreadPoolExecutor(1, thread_name_prefix="adapters")
-
-    async def change(work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(changes, work)
+    change = service.backend.change
 
     @app.get("/v1/adapters")
     async def adapters() -> dict[str, Any]:

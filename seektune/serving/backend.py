@@ -7,10 +7,12 @@ import gc
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from seektune.adapters.slots import Slots
 from seektune.config.serving import ServeConfig
@@ -29,6 +31,7 @@ STATE = ".seektune-served.json"
 """File of the adapter root that says what was served last."""
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Backend:
     metrics: Metrics
     prompts: Prompts
     max_backlog_tokens: int
+    _changes: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, 1, thread_name_prefix="adapters")
+    )
 
     async def submit(
         self, model: str, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], deadline: float
@@ -72,6 +78,13 @@ class Backend:
             raise timed_out() from None
         return served, outboxes
 
+    async def change(self, work: Callable[[], T]) -> T:
+        """What the registry is asked for, one change at a time and away from the loop.
+
+        A load reads files and may wait for a slot.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._changes, work)
+
     async def watch(self, every: float) -> None:
         """Look at the adapter root every so many seconds, for ever."""
         while True:
@@ -83,6 +96,7 @@ class Backend:
         """End the engine's thread, and what is still under way with it; a second time is no error."""
         self.worker.stop(timeout=30)
         self.prompts.close()
+        self._changes.shutdown(cancel_futures=True)
 
 
 def open_backend(loaded: Loaded, config: ServeConfig, adapters: Mapping[str, Path] | None = None) -> Backend:

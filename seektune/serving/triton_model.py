@@ -11,7 +11,6 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ class TritonPythonModel:
             self._backend.close()
             raise
         self._gate = Gate(serving.max_concurrent_requests)
-        self._changes = ThreadPoolExecutor(1, thread_name_prefix="adapters")
         runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop, self._ending = runner.get_loop(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(runner,), name="answers", daemon=True)
@@ -80,7 +78,6 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """End; Triton has waited for the answers under way."""
         self._backend.close()
-        self._changes.shutdown()
         self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join(30)
 
@@ -157,8 +154,7 @@ class TritonPythonModel:
                     f"{body.control} is not for requests here: config.pbtxt says so with administer false",
                     403,
                 )
-            # One change at a time, away from the loop: a load reads files and may wait for a slot.
-            await self._loop.run_in_executor(self._changes, changes[body.control])
+            await self._backend.change(changes[body.control])
         published, engine = registry.published, self._backend.worker.stats
         return {
             "base": self._backend.names.base,
