@@ -124,7 +124,7 @@ class Terminal:
         os.write(self._end, text.encode())
 
     def interrupt(self, shown: str) -> None:
-        """Ctrl-C at the prompt; a second one where the first fell between two of readline's looks at the keys."""
+        """Ctrl-C at the prompt; once more where it fell between two of readline's looks at the keys."""
         self.process.send_signal(signal.SIGINT)
         try:
             self.wait_for(shown, 5)
