@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,13 @@ def typing(model: str, *options: str) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
     process = subprocess.Popen(
-        [*CHAT, model, *options], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        [*CHAT, model, *options],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        # A suite in the background ignores SIGINT, and so would its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     try:
@@ -122,15 +129,6 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
-
-    def interrupt(self, shown: str) -> None:
-        """Ctrl-C at the prompt; once more where it fell between two of readline's looks at the keys."""
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.wait_for(shown, 5)
-        except AssertionError:
-            self.process.send_signal(signal.SIGINT)
-            self.wait_for(shown)
 
     def wait_for(self, pattern: str, seconds: float = 60) -> str:
         """What was shown up to where `pattern` ends, since the last time."""
@@ -160,7 +158,8 @@ def test_in_a_terminal_the_chat_goes_on_after_errors_and_ctrl_c_until_ctrl_d(far
             terminal.wait_for(f"{ended}\n.*> ")
         terminal.type("half a question")
         terminal.wait_for("question")
-        terminal.interrupt("> ")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait_for("> ")
         terminal.type("/base\n")
         terminal.wait_for("base answers; there is also far\n.*> ")
         terminal.type("\x1b[A\x1b[A\n")  # two lines back
