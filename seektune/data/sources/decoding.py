@@ -32,9 +32,14 @@ _BOMS = (  # the longer ones first: a UTF-32 mark starts with a UTF-16 one
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _WIDTHS = MappingProxyType({"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4})
-_CHINESE_PAIRS = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+")
+_CHINESE = re.compile(rb"(?:[\xa1-\xf7][\xa1-\xfe])+|[\x81-\xfe][0-9][\x81-\xfe][0-9]")
 _HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
-_MISREAD = "the line is utf-8 text in a gb18030 file"
+_FEW_CHINESE = re.compile(rb"[\x00-\x7f]*(?:[\xc2-\xdf][\xa1-\xbf][\x00-\x7f]*){,3}")
+_LATIN = re.compile(  # an accent in a word, a degree or micro sign by a number or unit
+    rb"[a-z][\xc2\xc3][\xa1-\xbf]|[\xc2\xc3][\xa1-\xbf][a-z]"
+    rb"|[0-9]\xc2[\xb0\xb1\xb5]|\xc2[\xb0\xb1\xb5][0-9A-Z]"
+)
+_MISREAD = "the line reads as utf-8 text in a gb18030 file"
 _AFTER_MARK = MappingProxyType(  # what makes a mark off the grid one
     {"\n": frozenset(range(1, 128)), '"': frozenset(b":,}] \r\n")}
 )
@@ -116,7 +121,7 @@ def named_encoding(name: str, start: bytes) -> str:
     if known in ("utf-16", "utf-32"):
         marked = next((mark for bytes_, mark in _BOMS if start.startswith(bytes_)), "")
         return marked if marked.startswith(known) else f"{known}-le"
-    return known
+    return "gb18030" if known in ("gb2312", "gbk") else known  # which holds both
 
 
 def lines(path: Path, encoding: str) -> Iterator[tuple[int, bytes, str]]:
@@ -146,30 +151,28 @@ def texts(path: Path, encoding: str) -> Iterator[str]:
 
 def decoded(raw: bytes, encoding: str) -> tuple[str, str]:
     """(text, "") of a line, or (text as far as possible, the reason why it cannot be trusted)."""
+    if encoding == "gb18030" and is_misread(raw):
+        return raw.decode("utf-8"), _MISREAD
     try:
         text = raw.decode(codec_of(encoding))
     except UnicodeDecodeError as error:
-        if encoding == "gb18030" and is_misread(raw):
-            return raw.decode("utf-8"), _MISREAD
         hint = " (it is valid gb18030)" if encoding != "gb18030" and _is_gb18030(raw) else ""
         reason = f"byte {error.start + 1} of the line is not {encoding} text{hint}"
         return raw.decode(codec_of(encoding), "seektune_damaged"), reason
-    if encoding == "gb18030" and is_misread(raw):
-        return raw.decode("utf-8"), _MISREAD
     if "\0" in text:
         return text, "holds a NUL byte"
     return (text.removeprefix("\ufeff") if text[:1] == "\ufeff" else text), ""
 
 
 def is_misread(raw: bytes) -> bool:
-    """Whether a line of a gb18030 file is clearly UTF-8: strictly valid, with 4 characters beyond ASCII."""
-    if raw.isascii():
+    """Whether a line of a gb18030 file is UTF-8: strictly valid, and not a few characters of common Chinese.
+
+    A single Chinese character is often valid UTF-8 too (女 is Ů): up to three are what the file is, unless
+    they stand like Latin ones, as é in "café".
+    """
+    if raw.isascii() or not _is_utf8(raw, final=True):
         return False
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return sum(character > "\x7f" for character in text) >= 4
+    return not _FEW_CHINESE.fullmatch(raw) or _LATIN.search(raw) is not None
 
 
 def codec_of(encoding: str) -> str:
@@ -264,6 +267,6 @@ def _is_gb18030(raw: bytes) -> bool:
 
 
 def _looks_chinese(piece: bytes) -> bool:
-    """Whether most high bytes stand in pairs as common Chinese has them, which accents in latin-1 do not."""
+    """Whether most high bytes stand as in gb18030, in common pairs or in fours: accents in latin-1 do not."""
     high = sum(map(len, _HIGH_BYTES.findall(piece)))
-    return 2 * sum(map(len, _CHINESE_PAIRS.findall(piece))) > high
+    return 2 * sum(map(len, _CHINESE.findall(piece))) > high

@@ -70,6 +70,8 @@ def test_a_few_lines_in_another_encoding_do_not_change_the_file() -> None:
     assert decoding.encoding_of(b"\n".join(rows)) == "utf-8"
     rows = [CHINESE.encode()] * 3 + [CHINESE.encode("gb18030")] * 7
     assert decoding.encoding_of(b"\n".join(rows)) == "gb18030"
+    rows = [CHINESE.encode()] * 3 + [CHINESE.encode("gb18030")] * 3
+    assert decoding.encoding_of(b"\n".join([*rows, "🚀Ready".encode("gb18030")])) == "gb18030"
 
 
 def test_a_file_in_one_line_is_judged_by_its_strings() -> None:
@@ -95,6 +97,7 @@ def test_a_named_encoding_takes_its_byte_order_from_the_file() -> None:
     assert decoding.named_encoding("UTF-16", "\ufeffa".encode("utf-16-be")) == "utf-16-be"
     assert decoding.named_encoding("utf-16", b"a\0") == "utf-16-le"
     assert decoding.named_encoding("Latin-1", b"") == "iso8859-1"
+    assert decoding.named_encoding("GBK", b"") == decoding.named_encoding("gb2312", b"") == "gb18030"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,18 @@ def test_a_named_encoding_takes_its_byte_order_from_the_file() -> None:
 )
 def test_why_a_line_cannot_be_trusted_is_said(raw: bytes, encoding: str, said: str) -> None:
     assert said in decoding.decoded(raw, encoding)[1]
+
+
+@pytest.mark.parametrize(
+    "line", ["🚀Ready", "it’s", "café", "8 µg", "38.5 °C", "±2", "Ça", "naïve, 3 m²", "Иван", "一", "男,1"]
+)
+def test_a_short_line_of_utf_8_in_a_gb18030_file_is_told_and_not_changed(line: str) -> None:
+    assert decoding.decoded(line.encode(), "gb18030") == (line, decoding._MISREAD)
+
+
+@pytest.mark.parametrize("line", ["女", "45,女", "女,3枚", "pH值 7", "片", "片, 枚, 没", "患者女", CHINESE])
+def test_short_chinese_that_is_valid_utf_8_too_is_what_its_file_is(line: str) -> None:
+    assert decoding.decoded(line.encode("gb18030"), "gb18030") == (line, "")
 
 
 @pytest.mark.parametrize("width", ["utf-16-le", "utf-16-be", "utf-32-le"])
