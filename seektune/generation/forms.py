@@ -19,7 +19,7 @@ from seektune.adapters.wrap import AdaptedLinear
 from seektune.generation.heads import PagedAttention
 from seektune.generation.joint import JointLinear, join
 from seektune.generation.latent import LatentAttention
-from seektune.ops.few_rows_linear import WIDE, few_rows_linear
+from seektune.ops.few_rows_linear import few_rows_linear, helps
 
 
 class Form(NamedTuple):
@@ -86,7 +86,7 @@ def step_forms(model: nn.Module) -> list[Form]:
         elif isinstance(module, FusedMLP):
             forms.append(Form(module, module.unfused))  # it calls its linears, which have forms of their own
         elif type(module) is nn.Linear:
-            forms += [Form(module, FewRowsLinear)] if module.out_features >= WIDE else []
+            forms += [Form(module, FewRowsLinear)] if helps(module.weight) else []
         elif name in _NORMS:
             # In float64 transformers' norms round to float32, and answers are to be theirs.
             forms += [Form(module, StepNorm)] if module.weight.dtype == torch.float32 else []

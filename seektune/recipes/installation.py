@@ -11,6 +11,7 @@ from seektune.recipes.run_folder import installed
 
 BRINGS = {
     "data": "data sets of a hub",
+    "cpu": "faster answers on CPUs, by a compiled product",
     "serve": "an OpenAI-compatible server with metrics",
     "quant": "nf4 and int8 of bitsandbytes",
     "export": "adapters and merged models as GGUF",

@@ -8,6 +8,7 @@ from torch import Tensor
 from seektune.models.backends import stock_experts
 from seektune.ops.expert_lora import variant
 from seektune.ops.packed_attention import blocks_are_faster
+from seektune.ops.streamed_linear import streams
 from seektune.recipes.check import Check
 
 HIDDEN, INNER, EXPERTS, CHOICES, HEADS = 2048, 1408, 64, 6, 16
@@ -20,6 +21,8 @@ REASONS = {
     "batched_mm": "GPU, few tokens: reads the chosen experts only",
     "blocks": "MLA in float32 on a CPU: a fifth faster",
     "sdpa": "torch's, sequence by sequence: no mask",
+    "compiled": "CPU, up to 8 rows: one pass over the weights",
+    "library": "torch's: GPU, many threads or no [cpu] extra",
     "fused": "linears, MLPs, norms, rotary: keep the least",
     "chunked": "never the whole matrix of logits",
 }
@@ -39,6 +42,7 @@ def kernels() -> list[Check]:
         _check("experts_decoding", decoding),
         _check("attention", _attention(device, torch.bfloat16)),
         _check("attention_fp32", _attention(device, torch.float32)),
+        _check("few_rows_fp32", "compiled" if streams(_like(device, 1, 1).float(), 1) else "library"),
         _check("others", "fused"),
         _check("cross_entropy", "chunked"),
     ]

@@ -34,13 +34,14 @@ def test_modules_are_themselves_again_after_the_block(attached: bool) -> None:
     assert [(type(module), dict(vars(module))) for module, *_ in forms] == before
 
 
-def test_a_head_of_many_outputs_and_norms_in_float32_take_forms_of_the_same_values() -> None:
+def test_linears_and_norms_in_float32_take_forms_of_the_same_values() -> None:
     config = LlamaConfig(
         vocab_size=WIDE, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
     )
     model = LlamaForCausalLM(config).eval()
     forms = step_forms(model)
-    assert [module for module, form, _ in forms if form is FewRowsLinear] == [model.lm_head]
+    few_rows = [module for module, form, _ in forms if form is FewRowsLinear]
+    assert few_rows == [one for one in model.modules() if type(one) is torch.nn.Linear]  # numba compiles here
     assert [one.form for one in forms].count(PagedAttention) == 2
     assert [one.form for one in forms].count(StepNorm) == 5
     assert StepNorm not in [one.form for one in step_forms(model.double())]

@@ -3,13 +3,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seektune.ops.few_rows_linear import FEW, WIDE, few_rows_linear, few_rows_linear_reference
+from seektune.ops import few_rows_linear as module
+from seektune.ops.few_rows_linear import FEW, WIDE, few_rows_linear, few_rows_linear_reference, helps
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "without a compiler"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if not request.param:
+        monkeypatch.setattr(module, "streams", lambda weight, rows: False)
+    return bool(request.param)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 48, 49])
 @pytest.mark.parametrize("outputs", [64, WIDE - 64, WIDE, WIDE + 32, WIDE + 50])
 @pytest.mark.parametrize("biased", [False, True])
-def test_blocks_are_no_worse_than_the_librarys_own_rounding(rows: int, outputs: int, biased: bool) -> None:
+def test_few_rows_are_no_worse_than_the_librarys_own_rounding(
+    compiled: bool, rows: int, outputs: int, biased: bool
+) -> None:
     x, weight = torch.randn(1, rows, 200), torch.randn(outputs, 200)
     bias = torch.randn(outputs) if biased else None
     exact = few_rows_linear_reference(x.double(), weight.double(), None if bias is None else bias.double())
@@ -27,3 +37,14 @@ def test_other_dtypes_and_gradients_take_the_librarys_product(dtype: torch.dtype
     x.requires_grad_()
     few_rows_linear(x, weight).sum().backward()
     assert x.grad is not None
+
+
+def test_mixed_dtypes_are_the_librarys_error() -> None:
+    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+        few_rows_linear(torch.randn(1, 64).double(), torch.randn(8, 64))
+
+
+def test_narrow_weights_are_helped_by_the_compiled_pass_only(compiled: bool) -> None:
+    assert helps(torch.randn(WIDE, 8))
+    assert helps(torch.randn(WIDE - 1, 8)) == compiled
+    assert not helps(torch.randn(WIDE - 1, 8).double())

@@ -10,6 +10,7 @@ import torch
 from seektune.models import backends
 from seektune.ops import expert_lora as module
 from seektune.ops import packed_attention as attention
+from seektune.ops import streamed_linear
 from seektune.recipes.kernels import REASONS, kernels
 
 
@@ -57,6 +58,12 @@ def test_the_form_of_attention_is_the_one_that_is_called(
 def test_the_form_of_frozen_experts_is_one_of_transformers() -> None:
     assert forms()["experts"] in backends.ALL_EXPERTS_FUNCTIONS
     assert forms()["experts_decoding"] in backends.ALL_EXPERTS_FUNCTIONS
+
+
+def test_decoding_in_float32_is_compiled_where_numba_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert forms()["few_rows_fp32"] == "compiled"
+    monkeypatch.setattr(streamed_linear, "compiled", lambda: None)
+    assert forms()["few_rows_fp32"] == "library"
 
 
 @pytest.mark.gpu
