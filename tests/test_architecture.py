@@ -34,7 +34,7 @@ DOORS = {
     "datasets": {"data.sources.files"},
     "ftfy": {"data.cleaning.filters"},
     "rapidfuzz": {"data.negatives.answers", "data.duplicates.comparison"},
-    "numba": {"ops.streamed_linear"},
+    "numba": {"ops.compiler"},
     "tokenizers": {"models.tiny"},
     "transformers": {"models", "training.schedule", "generation.cache", "quickstart"},
     "huggingface_hub": {"models.fetch"},

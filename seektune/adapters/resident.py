@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from seektune.errors import AdapterError
+from seektune.ops.few_rows_lora import few_rows_lora_, loops
 from seektune.ops.multi_expert_lora import ExpertLora
 from seektune.ops.multi_lora import Mix, Term, mixed_terms, multi_lora_
 
@@ -57,8 +58,13 @@ class ResidentLinears:
 
     def add_(self, y: Tensor, x: Tensor) -> None:
         """Add what the slots' adapters add to y (T, out), the base's own output of x (T, in)."""
-        if terms := self.terms():
-            self.current.check(len(x))
+        terms = self.terms()
+        if not terms or self.stacks is None:
+            return
+        mix = self.current.check(len(x))
+        if len(x) == mix.tokens and loops(y, x, len(mix.segments), *self.stacks):
+            few_rows_lora_(y, x, mix.slots, self.ranks, *self.stacks)
+        else:
             multi_lora_(y, x, terms)
 
 

@@ -1,20 +1,10 @@
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from seektune.ops import streamed_linear as module
-from seektune.ops.streamed_linear import FEW, MAX_THREADS, streamed_linear, streamed_linear_reference, streams
-
-
-@pytest.fixture(autouse=True)
-def compiled_is_as_it_was() -> Iterator[None]:
-    yield
-    module.compiled.cache_clear()
+from seektune.ops.streamed_linear import FEW, streamed_linear, streamed_linear_reference, streams
 
 
 @pytest.mark.parametrize("rows", FEW)
@@ -39,39 +29,23 @@ def test_rows_that_do_not_lie_together_and_parameters_are_taken() -> None:
         torch.testing.assert_close(streamed_linear(x, linear.weight, linear.bias), linear(x))
 
 
-@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_remains_so_in_its_own_row(broken: float) -> None:
+def test_a_row_that_is_not_finite_spoils_no_other() -> None:
     x, weight = torch.rand(3, 50), torch.rand(9, 50)
-    x[1, 7] = broken
-    out = streamed_linear(x, weight)
-    assert torch.equal(out[1], torch.full((9,), broken)) or (out[1].isnan().all() and math.isnan(broken))
-    assert out[[0, 2]].isfinite().all()
+    x[1, 7] = torch.nan
+    assert streamed_linear(x, weight).isfinite().all(1).tolist() == [True, False, True]
 
 
-def test_other_weights_and_numbers_of_rows_are_left_to_the_library() -> None:
+def test_widths_that_do_not_fit_are_an_error_and_read_nothing() -> None:
+    with pytest.raises(ValueError, match=r"x \(1, 5\) is not as wide as the weight \(8, 6\)"):
+        streamed_linear(torch.randn(1, 5), torch.randn(8, 6))
+
+
+def test_other_weights_and_numbers_of_rows_are_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(8, 6)
     assert streams(weight, 1)
     assert streams(weight, FEW[-1])
     assert not streams(weight, 0)
     assert not streams(weight, FEW[-1] + 1)
     assert not streams(weight.double(), 1)
-    assert not streams(weight.bfloat16(), 1)
-    assert not streams(weight.t(), 1)
-    off_the_grid = torch.frombuffer(bytearray(200), dtype=torch.float32, offset=1, count=48).view(8, 6)
-    assert not streams(off_the_grid, 1)
-
-
-def test_more_threads_than_were_measured_are_left_to_the_library() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(MAX_THREADS + 1)
-    try:
-        assert not streams(torch.randn(8, 6), 1)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_without_numba_everything_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    module.compiled.cache_clear()
-    monkeypatch.setitem(sys.modules, "numba", None)
-    assert module.compiled() is None
-    assert not streams(torch.randn(8, 6), 1)
+    monkeypatch.setattr(module, "compiled", lambda *_: None)
+    assert not streams(weight, 1)

@@ -62,7 +62,7 @@ def test_the_form_of_frozen_experts_is_one_of_transformers() -> None:
 
 def test_decoding_in_float32_is_compiled_where_numba_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert forms()["few_rows_fp32"] == "compiled"
-    monkeypatch.setattr(streamed_linear, "compiled", lambda: None)
+    monkeypatch.setattr(streamed_linear, "compiled", lambda *_: None)
     assert forms()["few_rows_fp32"] == "library"
 
 
