@@ -93,17 +93,16 @@ def costs(case: str, rounds: int) -> Result:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         base = dense_folder() if case == "dense" else wide_folder(Path(scratch) / "base")
-        loaded = load_model(base, dtype="float32")
-        slots = Slots(loaded, max_slots=SEQUENCES, max_rank=RANK)
         folders = random_adapters(base, Path(scratch) / "adapters", SEQUENCES, LINEARS)
-        names = [slots.publish(slots.prepare(folder, folder.name)) for folder in folders]
         config = EngineConfig(enable_prefix_caching=False)  # every round computes its prompts
-        plain = Engine(load_model(base, dtype="float32"), config=config)
-    nobody: Sequence[str | None] = [None] * SEQUENCES
-    sides = {"plain": (plain, nobody)} | {
-        side: (Engine(loaded, slots, config=config), keys)
-        for side, keys in {"base": nobody, "one": names[:1] * SEQUENCES, "mixed": names}.items()
-    }
+        nobody: Sequence[str | None] = [None] * SEQUENCES
+        sides = {"plain": (Engine(load_model(base, dtype="float32"), config=config), nobody)}
+        for side in ("base", "one", "mixed"):  # a model each: engines do not share one and its slots
+            loaded = load_model(base, dtype="float32")
+            slots = Slots(loaded, max_slots=SEQUENCES, max_rank=RANK)
+            names = [slots.publish(slots.prepare(folder, folder.name)) for folder in folders]
+            keys = {"base": nobody, "one": names[:1] * SEQUENCES, "mixed": names}[side]
+            sides[side] = (Engine(loaded, slots, config=config), keys)
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     vocabulary = loaded.model.config.vocab_size
     asked = [(tuple(token % vocabulary for token in prompt), n) for prompt, n in requests(SEQUENCES)]

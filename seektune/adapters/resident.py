@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from seektune.errors import AdapterError
-from seektune.ops.few_rows_lora import few_rows_lora_, loops
+from seektune.ops.few_rows_lora import FewRows, few_rows, few_rows_lora_
 from seektune.ops.multi_expert_lora import ExpertLora
 from seektune.ops.multi_lora import Mix, Term, mixed_terms, multi_lora_
 
@@ -38,7 +38,7 @@ class ResidentLinears:
     shape: tuple[int, int, int, int]  # S, R, in, out
     ranks: list[int]  # of each slot, 0 = it leaves this linear alone
     stacks: tuple[Tensor, Tensor] | None = None  # (S, R, in), (S, R, out); made for the first adapter
-    _kept: tuple[Mix | None, list[Term]] = (None, [])
+    _kept: tuple[Mix | None, list[Term], FewRows | None] = (None, [], None)
 
     def stage(self, slot: int, a: Tensor, b: Tensor) -> None:
         """Copy a (r, in) and b (r, out), scaled, to a slot that no row uses; its rank is set later."""
@@ -50,22 +50,25 @@ class ResidentLinears:
 
     def terms(self) -> list[Term]:
         """The products of this linear in the mix under way; the same list as long as the mix is the same."""
-        mix = self.current.mix
-        if self._kept[0] is not mix:
-            terms = [] if mix is None or self.stacks is None else mixed_terms(mix, self.ranks, *self.stacks)
-            self._kept = (mix, terms)
-        return self._kept[1]
+        return self._planned()[1]
 
     def add_(self, y: Tensor, x: Tensor) -> None:
         """Add what the slots' adapters add to y (T, out), the base's own output of x (T, in)."""
-        terms = self.terms()
-        if not terms or self.stacks is None:
-            return
-        mix = self.current.check(len(x))
-        if len(x) == mix.tokens and loops(y, x, len(mix.segments), *self.stacks):
-            few_rows_lora_(y, x, mix.slots, self.ranks, *self.stacks)
-        else:
+        mix, terms, few = self._planned()
+        if few is not None and mix is not None and x.shape[0] == mix.tokens:
+            few_rows_lora_(y, x, few)
+        elif terms:
+            self.current.check(len(x))
             multi_lora_(y, x, terms)
+
+    def _planned(self) -> tuple[Mix | None, list[Term], FewRows | None]:
+        """The mix under way and what to add in it: the same objects as long as the mix is the same."""
+        mix = self.current.mix
+        if self._kept[0] is not mix:
+            terms = [] if mix is None or self.stacks is None else mixed_terms(mix, self.ranks, *self.stacks)
+            few = few_rows(mix, self.ranks, *self.stacks) if mix and self.stacks and terms else None
+            self._kept = (mix, terms, few)
+        return self._kept
 
 
 @dataclass(eq=False)

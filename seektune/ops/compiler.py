@@ -36,9 +36,11 @@ def compiled(loop: Loop, *arguments: str) -> Loop | None:
 
 def compilable(*tensors: Tensor) -> bool:
     """Whether loops can read these tensors and one thread is enough: contiguous float32 on a CPU."""
-    return torch.get_num_threads() <= MAX_THREADS and all(map(_plain, tensors))
-
-
-def _plain(tensor: Tensor) -> bool:
-    plain = tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
-    return plain and tensor.data_ptr() % 4 == 0  # mapped from a file it may begin at any byte
+    if torch.get_num_threads() > MAX_THREADS:
+        return False
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or not tensor.is_cpu or not tensor.is_contiguous():
+            return False
+        if tensor.data_ptr() % 4:  # mapped from a file it may begin at any byte
+            return False
+    return True

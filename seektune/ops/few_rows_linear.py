@@ -30,9 +30,10 @@ WIDE = 4096
 
 def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + bias: x (…, I), weight (O, I), bias (O,) → (…, O); any device, dtype and number of rows."""
-    rows, block = x.numel() // x.shape[-1], math.gcd(len(weight), BLOCK)
+    rows = x.numel() // x.shape[-1]
     if x.dtype == weight.dtype and not torch.is_grad_enabled() and streams(weight, rows):
         return streamed_linear(x.reshape(rows, -1), weight, bias).view(*x.shape[:-1], -1)
+    block = math.gcd(len(weight), BLOCK)
     worth = rows in FEW and len(weight) >= WIDE
     fits = x.dtype == torch.float32 and x.device.type == "cpu" and weight.is_contiguous()
     if not worth or not fits or 2 * block < BLOCK or torch.is_grad_enabled():

@@ -9,58 +9,69 @@ Shapes: T rows, S slots, R the largest rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from seektune.ops.compiler import CUBE, FLAT, MATRIX, NUMBERS, Loop, compilable, compiled
+from seektune.ops.multi_lora import Mix
 
 FEW = 8
 """Rows a slot, on average, up to which the loop is faster."""
 
 
-def few_rows_lora_(y: Tensor, x: Tensor, slots: Tensor, ranks: Sequence[int], a: Tensor, b: Tensor) -> Tensor:
-    """Add to y (T, out) in place, of x (T, in), where `loops`; returns y.
+class FewRows(NamedTuple):
+    """What the loop needs of a batch at one linear, as numpy sees it: views, made once for many steps."""
 
-    slots (T,) int64, −1 = none; slot s uses the first ranks[s] rows of a (S, R, in) and of b (S, R, out),
-    scaled. y may be some columns of a wider matrix. Raises ValueError where shapes do not fit.
+    loop: Loop
+    slots: Any  # (T,) int64, −1 = none
+    ranks: Any  # (S,) int64
+    a: Any  # (S, R, in)
+    b: Any  # (S, R, out), scaled
+
+
+def few_rows(mix: Mix, ranks: Sequence[int], a: Tensor, b: Tensor) -> FewRows | None:
+    """The rows of a mix, and slot s's first ranks[s] rows of a (S, R, in) and of b (S, R, out), scaled.
+
+    None where the library is faster: many rows a slot, another dtype or device, no compiler.
     """
-    fit = len(y) == len(x) == len(slots) and (x.shape[1], y.shape[1]) == (a.shape[2], b.shape[2])
-    if not fit or not len(ranks) == len(a) == len(b):
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (y, x, slots, a, b))
-        raise ValueError(f"shapes of y, x, slots, a, b do not fit: {shapes}, {len(ranks)} ranks")
-    loop = _loop()
-    assert loop is not None
-    width, stride = y.shape[1], y.stride(0)
-    flat = y.as_strided(((len(y) - 1) * stride + width,), (1,))
-    of_slots = np.asarray(ranks, dtype=np.int64)
-    loop(flat.numpy(), stride, x.contiguous().numpy(), slots.numpy(), of_slots, a.numpy(), b.numpy())
+    if not 0 < mix.tokens <= FEW * len(mix.segments) or not compilable(a, b):
+        return None
+    loop = compiled(_add, FLAT, "i8", MATRIX, NUMBERS, NUMBERS, CUBE, CUBE)
+    if loop is None:
+        return None
+    return FewRows(loop, mix.slots.numpy(), np.asarray(ranks, dtype=np.int64), a.numpy(), b.numpy())
+
+
+def few_rows_lora_(y: Tensor, x: Tensor, rows: FewRows) -> Tensor:
+    """Add to y (T, out) in place, of x (T, in); returns y, which may be some columns of a wider matrix.
+
+    Raises ValueError where shapes do not fit.
+    """
+    (count, width), (stride, step) = y.shape, y.stride()
+    if (count, x.shape, width, step) != (
+        len(rows.slots),
+        (count, rows.a.shape[2]),
+        rows.b.shape[2],
+        1,
+    ):
+        raise ValueError(f"y {tuple(y.shape)} and x {tuple(x.shape)} are not those of the rows or the stacks")
+    flat = y.as_strided(((count - 1) * stride + width,), (1,))
+    rows.loop(flat.numpy(), stride, x.contiguous().numpy(), *rows[1:])
     return y
 
 
-def few_rows_lora_reference(
-    y: Tensor, x: Tensor, slots: Tensor, ranks: Sequence[int], a: Tensor, b: Tensor
-) -> Tensor:
-    """The formula, row by row, on a copy of y."""
+def few_rows_lora_reference(y: Tensor, x: Tensor, rows: FewRows) -> Tensor:
+    """The formula, row by row, on a copy of y; in the dtype of y and x."""
     y = y.clone()
-    for row, slot in enumerate(slots.tolist()):
+    a, b = (torch.from_numpy(stack).to(y.dtype) for stack in (rows.a, rows.b))
+    for row, slot in enumerate(rows.slots):
         if slot >= 0:
-            rank = ranks[slot]
+            rank = int(rows.ranks[slot])
             y[row] += (a[slot, :rank] @ x[row]) @ b[slot, :rank]
     return y
-
-
-def loops(y: Tensor, x: Tensor, used: int, a: Tensor, b: Tensor) -> bool:
-    """Whether the loop takes these tensors, of rows of `used` slots, and is faster than the library."""
-    few = 0 < len(x) <= FEW * used and not torch.is_grad_enabled()
-    plain = y.dtype == x.dtype == a.dtype and y.stride(1) == 1
-    return few and plain and compilable(a, b) and _loop() is not None
-
-
-def _loop() -> Loop | None:
-    return compiled(_add, FLAT, "i8", MATRIX, NUMBERS, NUMBERS, CUBE, CUBE)
 
 
 def _add(y: Any, stride: Any, x: Any, slots: Any, ranks: Any, a: Any, b: Any) -> None:

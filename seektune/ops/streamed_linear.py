@@ -27,7 +27,7 @@ def streamed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     """
     if x.shape[1] != weight.shape[1]:
         raise ValueError(f"x {tuple(x.shape)} is not as wide as the weight {tuple(weight.shape)}")
-    y = x.new_empty(len(x), len(weight))
+    y = x.new_empty(x.shape[0], weight.shape[0])
     loop = _loop()
     assert loop is not None
     loop(x.detach().contiguous().numpy(), weight.detach().numpy(), y.numpy())

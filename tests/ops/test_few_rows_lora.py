@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seektune.ops import few_rows_lora as module
-from seektune.ops.few_rows_lora import FEW, few_rows_lora_, few_rows_lora_reference, loops
+from seektune.ops.few_rows_lora import FEW, few_rows, few_rows_lora_, few_rows_lora_reference
+from seektune.ops.multi_lora import mix_rows
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,45 +21,48 @@ def test_any_rows_of_any_slots_and_ranks_are_no_worse_than_the_librarys_own_roun
     slots: list[int], ranks: list[int], widths: tuple[int, int], seed: int
 ) -> None:
     chance = torch.Generator().manual_seed(seed)
-    rows, (inputs, outputs) = len(slots), widths
-    x, y = torch.randn(rows, inputs, generator=chance), torch.randn(rows, outputs, generator=chance)
+    count, (inputs, outputs) = len(slots), widths
+    x, y = torch.randn(count, inputs, generator=chance), torch.randn(count, outputs, generator=chance)
     a = torch.randn(4, 9, inputs, generator=chance)
     b = torch.randn(4, 9, outputs, generator=chance)
-    of_rows = torch.tensor(slots)
-    exact = few_rows_lora_reference(y.double(), x.double(), of_rows, ranks, a.double(), b.double())
-    plain = few_rows_lora_reference(y, x, of_rows, ranks, a, b)
-    wide = torch.cat([y, y.new_full((rows, 3), 7.0)], 1)
-    out = few_rows_lora_(wide[:, :outputs], x, of_rows, ranks, a, b)
+    rows = few_rows(mix_rows(slots, [1] * count), ranks, a, b)
+    if rows is None:
+        assert count > FEW * len({slot for slot in slots if slot >= 0})
+        return
+    exact = few_rows_lora_reference(y.double(), x.double(), rows)
+    plain = few_rows_lora_reference(y, x, rows)
+    wide = torch.cat([y, y.new_full((count, 3), 7.0)], 1)
+    out = few_rows_lora_(wide[:, :outputs], x, rows)
     assert out.data_ptr() == wide.data_ptr()
     assert (wide[:, outputs:] == 7.0).all()
-    most = few_rows_lora_reference(y.abs(), x.abs(), of_rows, ranks, a.abs(), b.abs()).max()
+    most = few_rows_lora_reference(y.abs(), x.abs(), rows._replace(a=abs(rows.a), b=abs(rows.b))).max()
     allowed = 2 * (plain - exact).abs().max() + 2 * most * torch.finfo(torch.float32).eps
     assert (out - exact).abs().max() <= allowed
-    base = of_rows < 0
+    base = torch.tensor(slots) < 0
     assert torch.equal(out[base], y[base])
 
 
 def test_shapes_that_do_not_fit_are_an_error_and_nothing_is_written() -> None:
-    y, x, slots = torch.zeros(2, 5), torch.ones(2, 6), torch.zeros(2, dtype=torch.int64)
-    a, b = torch.ones(1, 3, 6), torch.ones(1, 3, 5)
-    for wrong in ((y[:1], x, slots, [3], a, b), (y, x[:, :5], slots, [3], a, b), (y, x, slots, [3, 3], a, b)):
-        with pytest.raises(ValueError, match="do not fit"):
-            few_rows_lora_(*wrong)
+    rows = few_rows(mix_rows([0], [2]), [3], torch.ones(1, 3, 6), torch.ones(1, 3, 5))
+    assert rows is not None
+    y, x = torch.zeros(2, 5), torch.ones(2, 6)
+    for wrong in ((y[:1], x), (y, x[:1]), (y, x[:, :5]), (y[:, :4], x), (torch.zeros(5, 2).t(), x)):
+        with pytest.raises(ValueError, match="not those of the rows or the stacks"):
+            few_rows_lora_(*wrong, rows)
     assert not y.any()
 
 
 def test_many_rows_and_other_tensors_are_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    def rows(count: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(count, 5, dtype=dtype), torch.zeros(count, 6, dtype=dtype)
+    a, b = torch.ones(2, 3, 6), torch.ones(2, 3, 5)
 
-    stacks = torch.ones(2, 3, 6), torch.ones(2, 3, 5)
-    with torch.no_grad():
-        assert loops(*rows(FEW), 1, *stacks)
-        assert not loops(*rows(FEW + 1), 1, *stacks)
-        assert loops(*rows(2 * FEW), 2, *stacks)
-        assert not loops(*rows(0), 1, *stacks)
-        assert not loops(*rows(1, torch.float64), 1, *stacks)
-        assert not loops(torch.zeros(5, 2).t(), rows(2)[1], 1, *stacks)
-        monkeypatch.setattr(module, "compiled", lambda *_: None)
-        assert not loops(*rows(1), 1, *stacks)
-    assert not loops(*rows(1), 1, *stacks)
+    def taken(slots: list[int]) -> bool:
+        return few_rows(mix_rows(slots, [1] * len(slots)), [3, 3], a, b) is not None
+
+    assert taken([1] * FEW)
+    assert not taken([1] * (FEW + 1))
+    assert taken([0, 1] * FEW)
+    assert not taken([])
+    assert not taken([-1])
+    assert few_rows(mix_rows([0], [1]), [3, 3], a.double(), b.double()) is None
+    monkeypatch.setattr(module, "compiled", lambda *_: None)
+    assert not taken([1])
