@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from seektune.errors import AdapterError
-from seektune.ops.few_rows_lora import FewRows, few_rows, few_rows_lora_
+from seektune.ops.few_rows_lora import FewRows, few_rows, few_rows_lora_, loop_for
 from seektune.ops.multi_expert_lora import ExpertLora
 from seektune.ops.multi_lora import Mix, Term, mixed_terms, multi_lora_
 
@@ -45,6 +45,7 @@ class ResidentLinears:
         slots, rank, width, out = self.shape
         if self.stacks is None:  # memory that is never written is only reserved on CPU, not taken
             self.stacks = a.new_empty(slots, rank, width), b.new_empty(slots, rank, out)
+            loop_for(*self.stacks)  # compiles here, on the thread that prepares, and not in a step
         for stack, matrix in zip(self.stacks, (a, b), strict=True):
             stack[slot, : len(matrix)] = matrix
 

@@ -37,12 +37,17 @@ def few_rows(mix: Mix, ranks: Sequence[int], a: Tensor, b: Tensor) -> FewRows | 
 
     None where the library is faster: many rows a slot, another dtype or device, no compiler.
     """
-    if not 0 < mix.tokens <= FEW * len(mix.segments) or not compilable(a, b):
-        return None
-    loop = compiled(_add, FLAT, "i8", MATRIX, NUMBERS, NUMBERS, CUBE, CUBE)
+    loop = loop_for(a, b) if 0 < mix.tokens <= FEW * len(mix.segments) else None
     if loop is None:
         return None
     return FewRows(loop, mix.slots.numpy(), np.asarray(ranks, dtype=np.int64), a.numpy(), b.numpy())
+
+
+def loop_for(a: Tensor, b: Tensor) -> Loop | None:
+    """The loop over such stacks, compiled by whoever asks first; None where the library is faster."""
+    if not compilable(a, b):
+        return None
+    return compiled(_add, FLAT, "i8", MATRIX, NUMBERS, NUMBERS, CUBE, CUBE)
 
 
 def few_rows_lora_(y: Tensor, x: Tensor, rows: FewRows) -> Tensor:
