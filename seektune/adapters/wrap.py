@@ -99,11 +99,16 @@ class AdaptedLinear(nn.Module):
         elif self.active is not None:
             multi_lora_(y, x, self.terms())
 
+    def without_gradients(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out): the base and, added in place, the terms of the forward under way."""
+        y: Tensor = self.base_layer(x)
+        self.add_terms_(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]))
+        return y
+
     def forward(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out)."""
         if self.mixed:
-            y: Tensor = self.base_layer(x)
-            self.add_terms_(y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1]))
-            return y
+            return self.without_gradients(x)
         delta = self.take_delta()
         if delta is None:
             output: Tensor = self.base_layer(x)
