@@ -66,6 +66,7 @@ def main() -> None:
 def compare(count: int, rounds: int) -> Result:
     """All cases in turn, printed as they end, and the ratios of their best rounds."""
     cases = [case for case in CASES if case != "vllm-dense" or VLLM.exists()]
+    adapter_folder()  # made here, so that making it is in no side's peak of memory
     log(f"{count} requests, greedy, float32, one thread, {rounds} rounds")
     runs: dict[str, list[Result]] = {case: [] for case in cases}
     for _ in range(rounds):
