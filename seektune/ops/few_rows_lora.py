@@ -56,12 +56,8 @@ def few_rows_lora_(y: Tensor, x: Tensor, rows: FewRows) -> Tensor:
     Raises ValueError where shapes do not fit.
     """
     (count, width), (stride, step) = y.shape, y.stride()
-    if (count, x.shape, width, step) != (
-        len(rows.slots),
-        (count, rows.a.shape[2]),
-        rows.b.shape[2],
-        1,
-    ):
+    fit = count == len(rows.slots) and width == rows.b.shape[2] and step == 1
+    if not fit or x.shape != (count, rows.a.shape[2]):
         raise ValueError(f"y {tuple(y.shape)} and x {tuple(x.shape)} are not those of the rows or the stacks")
     flat = y.as_strided(((count - 1) * stride + width,), (1,))
     rows.loop(flat.numpy(), stride, x.contiguous().numpy(), *rows[1:])
