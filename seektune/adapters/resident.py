@@ -66,9 +66,10 @@ class ResidentLinears:
         """The mix under way and what to add in it: the same objects as long as the mix is the same."""
         mix = self.current.mix
         if self._kept[0] is not mix:
-            terms = [] if mix is None or self.stacks is None else mixed_terms(mix, self.ranks, *self.stacks)
-            few = few_rows(mix, self.ranks, *self.stacks) if mix and self.stacks and terms else None
-            self._kept = (mix, terms, few)
+            self._kept = (mix, [], None)
+            if mix is not None and self.stacks is not None:
+                terms = mixed_terms(mix, self.ranks, *self.stacks)
+                self._kept = (mix, terms, few_rows(mix, self.ranks, *self.stacks) if terms else None)
         return self._kept
 
 

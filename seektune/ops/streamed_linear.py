@@ -1,7 +1,7 @@
 """y = x Wᵀ for up to eight rows in float32 on a CPU, in one compiled pass over W at the speed of memory.
 
 Decoding reads all weights for a few rows a step, and the library's product takes two to four times as long
-(benchmarks/few_rows.py).
+(benchmarks/few_rows.py). Its slow twin is torch.nn.functional.linear.
 
 Shapes: T rows, I in, O out.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from seektune.ops.compiler import MATRIX, Loop, compilable, compiled
@@ -32,11 +31,6 @@ def streamed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     assert loop is not None
     loop(x.detach().contiguous().numpy(), weight.detach().numpy(), y.numpy())
     return y if bias is None else y.add_(bias)
-
-
-def streamed_linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The library's own product."""
-    return F.linear(x, weight, bias)
 
 
 def streams(weight: Tensor, rows: int) -> bool:
