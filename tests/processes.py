@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
 TWO = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
        "--main_process_port=0"]  # fmt: skip
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+ENDING = """
+import os, sys
+import torch.distributed
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # a script's globals keep gloo's threads, which may abort while the interpreter shuts down
+"""
 
 
 def train_in_two(config: Path, *arguments: str) -> list[str]:
@@ -50,11 +61,20 @@ def launched(command: Sequence[str], environment: Mapping[str, str] = ENVIRONMEN
     return output
 
 
-def run_script(folder: Path, script: str, *arguments: str) -> str:
-    """Run a script in two processes; it fails where an assertion in one of them does."""
+def run_script(folder: Path, script: str, *arguments: str, processes: int = 2) -> str:
+    """Run a script in several processes; it fails where an assertion in one of them does."""
     path = folder / "worker.py"
-    path.write_text(script, encoding="utf-8")
-    return launched([*TORCHRUN, str(path), *arguments])
+    path.write_text(script + ENDING, encoding="utf-8")
+    return launched([*TORCHRUN, f"--nproc-per-node={processes}", str(path), *arguments])
+
+
+def run_with_rows(folder: Path, rows: Any, script: str, *arguments: str, processes: int = 2) -> Any:
+    """What processes that read rows.json in `folder`, their first argument, leave there in out.json."""
+    folder.mkdir(exist_ok=True)
+    fields = [(s.input_ids, s.targets, s.row_id, s.weight) for s in rows.samples]
+    (folder / "rows.json").write_text(json.dumps(fields))
+    run_script(folder, script, str(folder), *arguments, processes=processes)
+    return json.loads((folder / "out.json").read_text())
 
 
 def workers(launcher: subprocess.Popen[str]) -> dict[int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from processes import run_script
+from processes import run_with_rows
 
 from seektune.adapters.attach import attach
 from seektune.config.adapter import AdapterSpec
@@ -94,10 +94,7 @@ def options(model: str = "tiny/deepseek_v3", **changes: Any) -> dict[str, Any]:
 
 def sharded(folder: Path, rows: Any, script: str, **changes: Any) -> Any:
     """What the two processes of `script` leave in out.json."""
-    fields = [(s.input_ids, s.targets, s.row_id, s.weight) for s in rows.samples]
-    (folder / "rows.json").write_text(json.dumps(fields))
-    run_script(folder, script, str(folder), json.dumps(options(**changes)))
-    return json.loads((folder / "out.json").read_text())
+    return run_with_rows(folder, rows, script, json.dumps(options(**changes)))
 
 
 def alone(rows: Any, resume: State | None = None, **changes: Any) -> tuple[Loaded, Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,10 @@ def leave() -> None:
     """Take leave of the other processes at the end of a run; nothing when alone."""
     if world()[1] > 1:
         PartialState().destroy_process_group()
+        # gloo's threads end with the last reference to the group, and a model that DDP wrapped holds one in a
+        # cycle. A thread that frees a tensor while the interpreter shuts down aborts the process: a good run
+        # would end with SIGABRT.
+        gc.collect()
 
 
 def first_alone(action: Callable[[], T]) -> T:

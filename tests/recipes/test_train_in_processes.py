@@ -161,13 +161,27 @@ def test_an_error_of_the_first_process_is_said_once_and_ends_all(tmp_path: Path)
     assert "rows.jsonl holds no records" in output
 
 
+COMMAND = """
+import sys
+from pathlib import Path
+from seektune.cli import app
+app(["train", sys.argv[1]], standalone_mode=False)
+threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in threads if name.startswith("pt_gloo")], threads
+"""
+
+
+@pytest.mark.slow
+def test_no_thread_of_the_group_is_left_to_abort_a_process_that_ends(tmp_path: Path) -> None:
+    run_script(tmp_path, COMMAND, str(configured(tmp_path, "two", gradient_accumulation_steps=2)))
+
+
 SHARDED = """
 from rich.console import Console
 from seektune.config.run import load_config
 from seektune.recipes import train
 shard()
 train.run(load_config(folder / "two.yaml"), console=Console(width=300))
-worlds.leave()
 """
 
 

@@ -4,7 +4,6 @@ import inspect
 import json
 import logging
 import math
-import os
 import random
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_with_rows
 
 from seektune.config.training import TrainingConfig
 from seektune.data.batches import Batches
@@ -215,7 +215,6 @@ def test_a_family_that_does_not_pack_says_so_once(
 
 WORKER = """
 import json, sys
-import torch
 from seektune.adapters.attach import attach
 from seektune.config.adapter import AdapterSpec
 from seektune.data.batches import Batches
@@ -225,42 +224,25 @@ from seektune.training.world import world
 from seektune.types import Sample
 
 rank, size = world()
-samples = tuple(Sample(*fields) for fields in json.load(open(sys.argv[1])))
+samples = tuple(Sample(*fields) for fields in json.load(open(sys.argv[1] + "/rows.json")))
 loaded = load_model("tiny/deepseek_v3", dtype="float64")
 attach(loaded, AdapterSpec(r=4, target_modules=["attention", "routed"]))
 batches = Batches(samples=samples, batch_size=1, rank=rank, world_size=size, shuffle=False)
 steps = train(
-    loaded, batches, eval_batches=batches, max_steps=3, learning_rate=1e-2, output_dir=sys.argv[2],
+    loaded, batches, eval_batches=batches, max_steps=3, learning_rate=1e-2, output_dir=sys.argv[1],
     gradient_accumulation_steps=4 // size, eval_steps=2,
 )
 lines = [[step.loss, step.grad_norm, step.tokens, step.epoch, step.eval_loss or 0] for step in steps]
 if rank == 0:
     weights = [p.double().sum().item() for p in loaded.model.parameters() if p.requires_grad]
-    json.dump({"size": size, "lines": lines, "weights": weights}, open(sys.argv[2] + "/out.json", "w"))
-if size > 1:
-    torch.distributed.destroy_process_group()
+    json.dump({"size": size, "lines": lines, "weights": weights}, open(sys.argv[1] + "/out.json", "w"))
 """
-
-
-def launched(folder: Path, rows: Any, processes: int, script: str = WORKER) -> dict[str, Any]:
-    folder.mkdir()
-    fields = [(s.input_ids, s.targets, s.row_id, s.weight) for s in rows.samples]
-    (folder / "rows.json").write_text(json.dumps(fields))
-    (folder / "worker.py").write_text(script)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    subprocess.run(
-        [sys.executable, *torchrun, str(folder / "worker.py"), str(folder / "rows.json"), str(folder)],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        timeout=300,
-    )
-    result: dict[str, Any] = json.loads((folder / "out.json").read_text())
-    return result
 
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(rows: Any, tmp_path: Path) -> None:
-    one, two = launched(tmp_path / "one", rows, 1), launched(tmp_path / "two", rows, 2)
+    one = run_with_rows(tmp_path / "one", rows, WORKER, processes=1)
+    two = run_with_rows(tmp_path / "two", rows, WORKER)
     assert (one["size"], two["size"]) == (1, 2)
     for alone, together in zip(one["lines"], two["lines"], strict=True):
         assert together == pytest.approx(alone, rel=1e-5)
@@ -419,7 +401,7 @@ from seektune.training.world import world
 from seektune.types import Sample
 
 rank, size = world()
-samples = tuple(Sample(*fields) for fields in json.load(open(sys.argv[1])))
+samples = tuple(Sample(*fields) for fields in json.load(open(sys.argv[1] + "/rows.json")))
 
 def start(resume=None):
     loaded = attach(load_model("tiny/llama"), AdapterSpec(r=4, lora_dropout=0.2))
@@ -437,7 +419,7 @@ _, run = start()
 seen = [replace(step, seconds=0) for step in islice(run, 3)]
 state = run.state()
 run.close()
-root = Path(sys.argv[2]) / "checkpoints"
+root = Path(sys.argv[1]) / "checkpoints"
 if rank == 0:
     checkpoint.write(state, root)
 torch.distributed.barrier()
@@ -447,13 +429,12 @@ assert seen == expected, (rank, seen, expected)
 torch.testing.assert_close(weights(loaded), weights(whole), rtol=0, atol=0)
 if rank == 0:
     facts = {"size": size, "states": len(state.values["random"]), "names": list(state.parameters)}
-    json.dump(facts, open(sys.argv[2] + "/out.json", "w"))
-torch.distributed.destroy_process_group()
+    json.dump(facts, open(sys.argv[1] + "/out.json", "w"))
 """
 
 
 @pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(rows: Any, tmp_path: Path) -> None:
-    facts = launched(tmp_path / "two", rows, 2, script=RESUMED)
+    facts = run_with_rows(tmp_path / "two", rows, RESUMED)
     assert (facts["size"], facts["states"]) == (2, 2)
     assert not [name for name in facts["names"] if name.startswith("module.")]  # as one process names them

@@ -38,7 +38,6 @@ else:
 if rank == 0:
     (folder / "out.json").write_text(json.dumps(lines))
 torch.distributed.barrier()
-torch.distributed.destroy_process_group()
 """
 )
 
@@ -79,7 +78,6 @@ else:
 if rank == 0:
     (folder / "out.json").write_text(json.dumps([step.loss for step in expected]))
 torch.distributed.barrier()
-torch.distributed.destroy_process_group()
 """
 )
 

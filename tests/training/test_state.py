@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import run_script
 
 from seektune.errors import TrainingError
 from seektune.models.load import Loaded
@@ -174,17 +172,9 @@ restore_tensors(other, its_optimizer, state)
 step(again, its_optimizer, 2)
 for key, parameter in trained.items():
     assert torch.equal(again[key].to_local(), parameter.to_local()), key
-torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.slow
 def test_the_state_of_sharded_parameters_is_whole_and_goes_back_into_shards(tmp_path: Path) -> None:
-    (tmp_path / "worker.py").write_text(SHARDED)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
-        [sys.executable, *torchrun, str(tmp_path / "worker.py")],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        timeout=300,
-    )
+    run_script(tmp_path, SHARDED)

@@ -292,7 +292,7 @@ from seektune.config.training import HealthConfig
 from seektune.data.batches import Batches
 from seektune.errors import NonFiniteError
 from seektune.training.loop import train
-from seektune.training.world import leave, world
+from seektune.training.world import world
 from test_watch import poisoned, with_poison
 
 rank, size = world()
@@ -328,7 +328,6 @@ elif policy == "stop":
     assert steps[-1] == (broken, False) and "the run stops here" in ended
 else:
     assert [f["action"] for f in told] == ["rollback", "rollback", "stop"]
-leave()
 """
 
 
