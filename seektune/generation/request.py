@@ -75,7 +75,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "min_p": (_number(0, 1), "from 0 to 1"),
     "presence_penalty": (_number(-2, 2), "from -2 to 2"),
     "frequency_penalty": (_number(-2, 2), "from -2 to 2"),
-    "repetition_penalty": (_above_zero(_number(0)), "above 0, and finite"),
+    "repetition_penalty": (_number(0.01, 100), "from 0.01 to 100"),
     "seed": (_or_none(_integer(-(2**63), 2**64 - 1)), "none or a 64-bit integer"),
     "stop": (_strings, "a tuple of strings that are not empty"),
     "logprobs": (_or_none(_integer(0, MAX_LOGPROBS)), f"none or an integer from 0 to {MAX_LOGPROBS}"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seektune.generation.request import Sampling, TokenLogprob
 
+_FLOAT32 = torch.finfo(torch.float32)
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -42,7 +43,9 @@ def distribution(scores: Tensor, row: Row) -> Tensor:
     """
     sampling = row.sampling
     scores = _penalised(scores, row) if _penalises(sampling) else scores
-    scores = (scores - scores.max()) / sampling.temperature  # so that no temperature overflows
+    # From the highest down, and at a temperature that float32 has: what overflows is −∞, a probability of 0.
+    temperature = min(max(sampling.temperature, _FLOAT32.tiny), _FLOAT32.max)
+    scores = (scores - scores.max()) / temperature
     if 0 < sampling.top_k < len(scores):
         scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1:
@@ -80,7 +83,7 @@ def _penalised(scores: Tensor, row: Row) -> Tensor:
         seen = torch.tensor(sorted({*row.prompt, *row.answer}), device=scores.device)
         held = scores[seen]
         factor = torch.where(held < 0, sampling.repetition_penalty, 1 / sampling.repetition_penalty)
-        scores[seen] = held * factor
+        scores[seen] = (held * factor).clamp(_FLOAT32.min, _FLOAT32.max)
     if row.answer and (sampling.presence_penalty or sampling.frequency_penalty):
         answer = torch.tensor(list(row.answer), device=scores.device)
         tokens, counts = answer.unique(return_counts=True)

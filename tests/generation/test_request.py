@@ -26,6 +26,7 @@ from seektune.generation.request import Request, Sampling
         ("presence_penalty", 2.5),
         ("frequency_penalty", -3),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e300),
         ("seed", 2**64),
         ("seed", 1.0),
         ("stop", "word"),

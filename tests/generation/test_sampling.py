@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -61,6 +63,27 @@ def test_half_precision_logits_are_sampled_in_float32() -> None:
 
 def test_the_smallest_temperature_is_greedy_and_overflows_nothing() -> None:
     assert draw(1e4 * LOGITS, generator(), temperature=1e-30) == 1
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "temperature": st.floats(0, exclude_min=True, allow_infinity=False),
+            "top_k": st.integers(0, 2**70),
+            "top_p": st.floats(0, 1, exclude_min=True),
+            "min_p": st.floats(0, 1),
+            "presence_penalty": st.floats(-2, 2),
+            "frequency_penalty": st.floats(-2, 2),
+            "repetition_penalty": st.floats(0.01, 100),
+        }
+    ),
+    st.floats(1e-30, 1e38),
+)
+def test_whatever_may_be_asked_for_leaves_probabilities(settings: dict[str, Any], scale: float) -> None:
+    row = Row(Sampling(**settings), generator(), prompt=(0, 3), answer=(1, 1, 2))
+    probabilities = distribution(scale * LOGITS, row)
+    assert probabilities.sum().item() == pytest.approx(1)
+    assert choose(scale * LOGITS[None], [row])
 
 
 @pytest.mark.parametrize(

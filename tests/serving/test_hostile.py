@@ -114,7 +114,7 @@ WRONG: dict[str, list[Any]] = {
     "temperature": [-0.1, "1", [], {}, True, -(2**63)],
     "top_p": [0, 1.1, -1, "x"], "min_p": [-1, 2, []], "top_k": [-1, 0.5, "x"],
     "n": [0, -1, 17, 10**9, "2", 1.5],
-    "presence_penalty": [3, -3, "0"], "frequency_penalty": [2.1, []], "repetition_penalty": [0, -1, "x"],
+    "presence_penalty": [3, -3, "0"], "frequency_penalty": [2.1, []], "repetition_penalty": [0, -1, "x", 1e300, 1e-40],
     "seed": [2**64, -(2**64), 1.5, "x"], "stop": [[""], 3, {}, ["a"] * 17, [[]], [None]],
     "stream": ["yes", 1, []],
     "stream_options": [3, {"include_usage": "x"}, {"x": 1}, []], "logit_bias": [{"1": 5}, [], "x"],
