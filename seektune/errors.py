@@ -12,6 +12,10 @@ SeektuneError
     └── GateError      what trained is not what was asked for, or something frozen moved
 """
 
+from __future__ import annotations
+
+from typing import Literal
+
 
 class SeektuneError(ValueError):
     """Base of all; the message names what is wrong, where, and the fix."""
@@ -40,7 +44,15 @@ class TargetError(SeektuneError):
 
 
 class AdapterError(SeektuneError):
-    """An adapter folder does not fit, is damaged or is unsafe."""
+    """An adapter folder does not fit, is damaged or is unsafe.
+
+    `kind` is for programs: there is none of that name (`missing`), there is no room for it now (`busy`), or a
+    change of what is served could not be written down (`unsaved`).
+    """
+
+    def __init__(self, message: str, kind: Literal["wrong", "missing", "busy", "unsaved"] = "wrong") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class TrainingError(SeektuneError):

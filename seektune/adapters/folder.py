@@ -46,7 +46,9 @@ def real_folder(folder: Path, root: Path | str | None) -> Path:
             if not path.is_relative_to(Path(root).resolve()):
                 raise AdapterError(f"{folder} leads outside {root}, where adapters may be loaded from")
     if not found:
-        raise AdapterError(f"{folder} is not a folder; an adapter is the folder that save_adapter wrote")
+        raise AdapterError(
+            f"{folder} is not a folder; an adapter is the folder that save_adapter wrote", "missing"
+        )
     return resolved
 
 

@@ -56,7 +56,9 @@ def peft_deltas(
 def refuse_rank(folder: Path, r: int, found: Mapping[str, Tensor], most: int | None = None) -> None:
     """Refuse a rank that no tensor can have, or above `most`, before memory is taken for it."""
     if most is not None and r > most:
-        raise AdapterError(f"{folder} has rank {r}, above the largest allowed, {most}: raise max_rank for it")
+        raise AdapterError(
+            f"{folder} has rank {r}, above the largest allowed, {most}: raise serving.max_lora_rank"
+        )
     if r > max((size for tensor in found.values() for size in tensor.shape), default=0):
         raise AdapterError(f"{folder}: no tensor is large enough for rank {r}: its configuration is damaged")
 

@@ -216,7 +216,9 @@ class Slots:
                 full = f"all {self.max_slots} slots are taken" if not self._free else "the memory is taken"
                 raise AdapterError(
                     f"there is no room for adapter {key} ({size:,} bytes): {full} by "
-                    f"{', '.join(self._residents)}; unload one or raise max_slots or max_bytes"
+                    f"{', '.join(self._residents)}; unload one, or raise serving.max_loras or "
+                    "serving.adapter_memory_bytes",
+                    "busy",
                 )
             self._bytes += size
             self._free.sort()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from seektune.config.engine import EngineConfig
 from seektune.config.section import Section, override, validated
@@ -38,9 +38,16 @@ class ServingConfig(Section):
     max_connections: int = Field(1024, gt=0)
     default_max_tokens: int = Field(1024, gt=0)  # of a chat that names no length
     max_backlog_tokens: int = Field(4096, gt=0)  # a reader that falls further behind is cut off
+    header_timeout: float = Field(10.0, gt=0)  # for the headers of a call, on a connection that waits for one
     body_timeout: float = Field(20.0, gt=0)  # for the whole body to arrive
     request_timeout: float = Field(600.0, gt=0)  # from admission to the last token
     drain_timeout: float = Field(30.0, gt=0)  # for answers under way when the server is asked to end
+
+    @model_validator(mode="after")
+    def _root_to_look_at(self) -> ServingConfig:
+        if self.adapter_poll and self.adapter_root is None:
+            raise ValueError("adapter_poll looks for adapters in adapter_root: set it too")
+        return self
 
 
 class ServeConfig(Section):

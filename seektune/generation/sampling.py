@@ -12,6 +12,7 @@ from seektune.generation.request import Sampling, TokenLogprob
 
 _FLOAT32 = torch.finfo(torch.float32)
 
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """How one row of logits is to be used; `generator`, on the logits' device, is not touched when greedy."""

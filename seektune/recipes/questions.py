@@ -13,7 +13,8 @@ from seektune.data.records import Bad, Record, escaped
 from seektune.data.sources.files import describe, read_file
 from seektune.errors import ConfigError, DataError, SeektuneError
 from seektune.generation.request import Sampling
-from seektune.serving.protocol import ChatBody, read
+from seektune.serving.body import read
+from seektune.serving.protocol import ChatBody
 from seektune.types import Message
 
 _NOT_WRITTEN = (("n", 1), ("stream", False), ("logprobs", False))

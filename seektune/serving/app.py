@@ -16,17 +16,21 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from seektune.config.serving import ServingConfig
-from seektune.errors import SeektuneError
+from seektune.errors import AdapterError, SeektuneError
 from seektune.serving.auth import Guard, Keys, administers, response_of
 from seektune.serving.backend import Backend
+from seektune.serving.body import B, read
 from seektune.serving.completions import Answering
 from seektune.serving.limits import body_of
 from seektune.serving.metrics import Metrics
 from seektune.serving.playground import playground
-from seektune.serving.protocol import AliasBody, ChatBody, LoadBody, TextBody, read
+from seektune.serving.protocol import AliasBody, ChatBody, LoadBody, TextBody
 from seektune.serving.refusal import Refusal, shown
 from seektune.serving.served import Served
 from seektune.serving.strict_json import parse
+
+_STATUS = {"wrong": 400, "missing": 404, "busy": 503, "unsaved": 500}  # of an AdapterError, by its kind
+_QUICK = 64 << 10  # bytes of a body that is read at once; a larger one would hold up everybody
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,16 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _middleware(service: Service) -> list[Middleware]:
-    guard = Middleware(Guard, keys=service.keys, metrics=service.backend.metrics)
+    host = f"[{service.config.host}]" if ":" in service.config.host else service.config.host
+    guard = Middleware(Guard, keys=service.keys, metrics=service.backend.metrics, hosts=[host])
     if not service.config.cors_origins:
         return [guard]
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(service.config.cors_origins),
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["*"],  # OpenAI's client for browsers sends a dozen of its own
+        expose_headers=["Retry-After"],
     )
     return [cors, guard]  # a browser's preflight carries no key
 
@@ -89,7 +95,11 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
         return response_of(refusal)
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
-        return refuse(error if isinstance(error, Refusal) else Refusal(str(error)))
+        if isinstance(error, Refusal):
+            return refuse(error)
+        kind = error.kind if isinstance(error, AdapterError) else "wrong"
+        later = {"Retry-After": "1"} if kind == "busy" else None
+        return refuse(Refusal(str(error), _STATUS[kind], headers=later))
 
     async def no_route(call: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -104,6 +114,13 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(Exception, failed)
 
 
+async def _read(kind: type[B], call: Request, service: Service) -> B:
+    content = await body_of(call, service.config)
+    if len(content) <= _QUICK:
+        return read(kind, parse(content))
+    return await asyncio.to_thread(lambda: read(kind, parse(content)))
+
+
 def _add_playground(app: FastAPI) -> None:
     page = playground()
 
@@ -114,18 +131,15 @@ def _add_playground(app: FastAPI) -> None:
 
 
 def _add_openai(app: FastAPI, service: Service) -> None:
-    async def tree(call: Request) -> Any:
-        return parse(await body_of(call, service.config))
-
     @app.post("/v1/chat/completions")
     async def chat(call: Request) -> Response:
         """Answer a conversation."""
-        return await service.answering.chat(read(ChatBody, await tree(call)), call)
+        return await service.answering.chat(await _read(ChatBody, call, service), call)
 
     @app.post("/v1/completions")
     async def complete(call: Request) -> Response:
         """Continue texts."""
-        return await service.answering.complete(read(TextBody, await tree(call)), call)
+        return await service.answering.complete(await _read(TextBody, call, service), call)
 
     started = int(time.time())
 
@@ -165,14 +179,14 @@ def _add_adapters(app: FastAPI, service: Service) -> None:
     @app.post("/v1/adapters", dependencies=[Depends(administers)])
     async def load(call: Request) -> dict[str, Any]:
         """Load an adapter, or its new version, which serves from the next request on."""
-        body = read(LoadBody, parse(await body_of(call, service.config)))
+        body = await _read(LoadBody, call, service)
         version = await change(lambda: registry.load(body.name, body.version))
         return asdict(version) | {"object": "adapter"}
 
     @app.post("/v1/adapters/alias", dependencies=[Depends(administers)])
     async def alias(call: Request) -> dict[str, Any]:
         """Let an alias mean a version, from the next request on."""
-        body = read(AliasBody, parse(await body_of(call, service.config)))
+        body = await _read(AliasBody, call, service)
         return {"alias": body.alias, "key": await change(lambda: registry.alias(body.alias, body.name))}
 
     @app.delete("/v1/adapters/alias/{name}", dependencies=[Depends(administers)])

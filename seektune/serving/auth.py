@@ -61,8 +61,10 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> Keys:
         for where, line in lines
         if line.strip() and not line.strip().startswith("#")
     )
-    if path is not None and not roles:
-        raise ConfigError(f"{path} holds no API key: write a line use:KEY or administer:KEY for each")
+    if not roles and (path is not None or VARIABLE in environment):  # an open server is asked for otherwise
+        raise ConfigError(
+            f"{path or VARIABLE} holds no API key: write use:KEY or administer:KEY for each, or leave it out"
+        )
     return Keys(roles)
 
 

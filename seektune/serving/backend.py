@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from seektune.adapters.slots import Slots
 from seektune.config.serving import ServeConfig
+from seektune.errors import SeektuneError
 from seektune.generation.engine import Engine
 from seektune.generation.request import Request, Sampling
 from seektune.models.load import Loaded
@@ -86,11 +87,19 @@ class Backend:
         return await asyncio.get_running_loop().run_in_executor(self._changes, work)
 
     async def watch(self, every: float) -> None:
-        """Look at the adapter root every so many seconds, for ever."""
+        """Look at the adapter root every so many seconds, for ever; what is wrong with it is logged once."""
+        told = ""
         while True:
             await asyncio.sleep(every)
-            for line in await asyncio.to_thread(self.registry.poll):
-                _log.warning("%s", line)
+            trouble = ""
+            try:
+                for line in await asyncio.to_thread(self.registry.poll):
+                    _log.warning("%s", line)
+            except Exception as error:  # the root may be away for a while
+                trouble = str(error) if isinstance(error, SeektuneError) else repr(error)
+                if trouble != told:
+                    _log.error("the adapters are looked at again in %g s: %s", every, trouble)
+            told = trouble
 
     def close(self) -> None:
         """End the engine's thread, and what is still under way with it; a second time is no error."""
@@ -113,8 +122,7 @@ def open_backend(loaded: Loaded, config: ServeConfig, adapters: Mapping[str, Pat
         max_bytes=serving.adapter_memory_bytes,
     )
     engine = Engine(loaded, slots, config=config.engine)
-    longest = min(engine.max_model_len, serving.max_prompt_tokens or engine.max_model_len)
-    prompts = Prompts(loaded, longest)
+    prompts = Prompts(loaded, engine.max_model_len, serving.max_prompt_tokens)
     metrics = Metrics()
     worker = Worker(engine, metrics)
     metrics.watch(lambda: worker.stats)

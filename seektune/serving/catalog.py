@@ -69,20 +69,26 @@ def find(root: Path, name: str, version: str | None = None) -> Found:
     if version is None:
         found = _latest(root, name)
         if found is None:
-            raise AdapterError(f"{name} holds no adapter: neither itself nor a folder in it is one")
+            raise AdapterError(
+                f"{name} holds no adapter: neither itself nor a folder in it is one", "missing"
+            )
         return found
     folder = real_folder(root / name / version, root)
     if not _looks_like_one(folder):
         raise AdapterError(
-            f"{name}/{version} is no adapter; versions: {', '.join(_versions(root, base)) or 'none'}"
+            f"{name}/{version} is no adapter; versions: {', '.join(_versions(root, base)) or 'none'}",
+            "missing",
         )
     return _found(root, name, folder)
 
 
 def scan(root: Path) -> Iterator[tuple[str, Found | AdapterError]]:
-    """Every name under the root that has an adapter, with its last version, or why it is not usable."""
+    """Every name under the root that has an adapter, with its last version, or why it is not usable.
+
+    Raises AdapterError where the root itself cannot be listed.
+    """
     root = root.resolve()
-    for name in sorted(path.name for path in root.iterdir()):
+    for name in sorted(path.name for path in _children(root)):
         if NAME.fullmatch(name) and (root / name).is_dir():
             try:
                 found = _latest(root, name)
@@ -114,14 +120,19 @@ def _latest(root: Path, name: str) -> Found | None:
 
 def _versions(root: Path, base: Path) -> list[str]:
     """Names of the version folders in natural order: 2 before 10."""
-    try:
-        children = sorted(base.iterdir())
-    except OSError as error:
-        raise AdapterError(f"cannot list {base}: {error}") from None
     found = [
-        c.name for c in children if NAME.fullmatch(c.name) and _is_inside(c, root) and _looks_like_one(c)
+        c.name
+        for c in _children(base)
+        if NAME.fullmatch(c.name) and _is_inside(c, root) and _looks_like_one(c)
     ]
     return sorted(found, key=_natural)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise AdapterError(f"cannot list {folder}: {error}") from None
 
 
 def _is_inside(path: Path, root: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -34,28 +34,41 @@ class Answering:
     async def chat(self, body: ChatBody, call: Request) -> Response:
         """The answer to a conversation."""
         self._check_count(body.n, "n")
-        ids = await self._backend.prompts.conversation(body.conversation, "messages")
-        return await self._answer(body, call, [ids], body.asked(self._config.default_max_tokens))
+        sampling = body.asked(self._config.default_max_tokens)
+
+        async def encoded() -> list[list[int]]:
+            return [await self._backend.prompts.conversation(body.conversation, "messages")]
+
+        return await self._answer(body, call, encoded, choices(sampling, body.n))
 
     async def complete(self, body: TextBody, call: Request) -> Response:
         """The continuation of each of a call's prompts."""
         prompts = body.prompts
         if not prompts:
             raise Refusal("prompt is empty: give at least one", param="prompt")
-        self._check_count(len(prompts) * body.n, "prompt")
-        rows: list[list[int]] = []
-        for index, prompt in enumerate(prompts):
-            name, read = "prompt" if len(prompts) == 1 else f"prompt.{index}", self._backend.prompts
-            rows.append(
+        self._check_count(len(prompts) * body.n, "n" if len(prompts) == 1 else "prompt")
+
+        async def encoded() -> list[list[int]]:
+            read = self._backend.prompts
+            names = ["prompt"] if len(prompts) == 1 else [f"prompt.{i}" for i in range(len(prompts))]
+            return [
                 await read.text(prompt, name) if isinstance(prompt, str) else read.checked(prompt, name)
-            )
-        return await self._answer(body, call, rows, body.asked())
+                for name, prompt in zip(names, prompts, strict=True)
+            ]
+
+        return await self._answer(body, call, encoded, choices(body.asked(), body.n), len(prompts))
 
     async def _answer(
-        self, body: ChatBody | TextBody, call: Request, prompts: Sequence[list[int]], sampling: Sampling
+        self,
+        body: ChatBody | TextBody,
+        call: Request,
+        encoded: Callable[[], Coroutine[Any, Any, list[list[int]]]],
+        samplings: Sequence[Sampling],
+        prompts: int = 1,
     ) -> Response:
+        """Everything that takes time has a place at the gate, a deadline, and a caller who may leave."""
         deadline = asyncio.get_running_loop().time() + self._config.request_timeout
-        count = len(prompts) * body.n
+        count = prompts * len(samplings)
         self._gate.enter(count)
         outboxes: list[Outbox] = []
         streaming: Response | None = None
@@ -65,8 +78,8 @@ class Answering:
             self._gate.leave(count)
 
         try:
-            asked = choices(sampling, body.n)
-            served, outboxes = await self._backend.submit(body.model, prompts, asked, deadline)
+            rows = await _unless_left(call, encoded(), deadline)
+            served, outboxes = await self._backend.submit(body.model, rows, samplings, deadline)
             reply = self._reply(served, isinstance(body, ChatBody))
             if body.stream:
                 pieces = events(reply, outboxes, body.n, deadline, wants_usage=body.wants_usage)
@@ -93,7 +106,12 @@ class Answering:
 
 
 async def _all(outboxes: Sequence[Outbox]) -> list[Output]:
-    return list(await asyncio.gather(*(outbox.rest() for outbox in outboxes)))
+    rests = [asyncio.ensure_future(outbox.rest()) for outbox in outboxes]
+    try:
+        return await asyncio.gather(*rests)
+    finally:  # one that failed leaves the others waiting for what will not come
+        for rest in rests:
+            rest.cancel()
 
 
 async def _unless_left(call: Request, work: Coroutine[Any, Any, T], deadline: float) -> T:

@@ -18,7 +18,9 @@ class Gate:
         self._taken = 0
 
     def enter(self, count: int) -> None:
-        """Take `count` places; raises Refusal when they are not free."""
+        """Take `count` places; raises Refusal when they are not free, or never will be."""
+        if count > self._places:
+            raise Refusal(f"{count} answers in one call: {self._places} are the most under way at a time")
         if self._taken + count > self._places:
             raise Refusal(
                 f"{self._taken} answers are under way or waiting, {self._places} are the most: try again",

@@ -18,16 +18,24 @@ T = TypeVar("T")
 
 
 class Prompts:
-    """Reads prompts for one model; `longest` is how many tokens prompt and answer may have together."""
+    """Reads prompts for one model.
 
-    def __init__(self, loaded: Loaded, longest: int) -> None:
+    `context` is how many tokens prompt and answer may have together, `most` how many of them a prompt may.
+    """
+
+    def __init__(self, loaded: Loaded, context: int, most: int | None = None) -> None:
         if loaded.tokenizer is None:
             raise ModelError(
                 f"{loaded.source} has no tokenizer files, so it cannot be served: add them to it"
             )
-        self._loaded, self._longest = loaded, longest
-        self._letters = longest * max(map(len, loaded.tokenizer.get_vocab()))
-        # One thread: a tokenizer is not made for several, and long prompts hold up only each other.
+        self._loaded, self._most = loaded, min(most or context, context - 1)
+        self._limit = (
+            f"at most {self._most:,} are taken here"
+            if self._most < context - 1
+            else f"with the answer at most {context:,} are taken"
+        )
+        self._letters = self._most * max(map(len, loaded.tokenizer.get_vocab()))
+        # One thread: a tokenizer is not made for several.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
     async def conversation(self, turns: Sequence[Message], name: str) -> list[int]:
@@ -42,11 +50,9 @@ class Prompts:
 
     def checked(self, ids: list[int], name: str) -> list[int]:
         """The row itself. Raises Refusal naming `name` where it is too long."""
-        if len(ids) >= self._longest:
+        if len(ids) > self._most:
             raise Refusal(
-                f"{name} has {len(ids):,} tokens: with the answer at most {self._longest:,} are taken",
-                param=name,
-                code="context_length_exceeded",
+                f"{name} has {len(ids):,} tokens: {self._limit}", param=name, code="context_length_exceeded"
             )
         return ids
 
@@ -60,7 +66,7 @@ class Prompts:
     def _check_letters(self, count: int, name: str) -> None:
         if count > self._letters:  # no row of the longest tokens is this long: not worth encoding
             raise Refusal(
-                f"{name} has {count:,} characters: more than {self._longest:,} tokens hold",
+                f"{name} has {count:,} characters: more than {self._most:,} tokens hold",
                 param=name,
                 code="context_length_exceeded",
             )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from seektune.errors import ConfigError
 from seektune.generation.request import MAX_LOGPROBS, Sampling
-from seektune.serving.refusal import Refusal, shown
+from seektune.serving.body import Body, Items
+from seektune.serving.refusal import Refusal
 from seektune.types import Message
-
-B = TypeVar("B", bound="Body")
 
 IGNORED = frozenset(
     {
@@ -75,15 +73,6 @@ _PASSED_ON = (
 )
 
 
-class Body(BaseModel):
-    """A JSON object: types as JSON has them, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    ignored: ClassVar[frozenset[str]] = frozenset()
-
-
 class StreamOptions(Body):
     """What a stream says besides the answer."""
 
@@ -95,6 +84,9 @@ class StreamOptions(Body):
 class TextPart(Body):
     """A part of a message's content."""
 
+    neutral = dict.fromkeys(("file", "image_url", "input_audio", "refusal"), ())
+    ignored = frozenset({"cache_control", "prompt_cache_breakpoint"})
+
     type: Literal["text"]
     text: str
 
@@ -102,10 +94,11 @@ class TextPart(Body):
 class Turn(Body):
     """One message of a conversation."""
 
+    nested: ClassVar[Mapping[str, type[Body]]] = {"content": TextPart}
     neutral = _NEUTRAL_IN_MESSAGES
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Items[TextPart]
 
     def message(self) -> Message:
         """The turn as templates take it; a developer's is the system's."""
@@ -116,6 +109,7 @@ class Turn(Body):
 class _Answered(Body):
     """What chats and completions share; vLLM's names for what OpenAI has none."""
 
+    nested: ClassVar[Mapping[str, type[Body]]] = {"stream_options": StreamOptions}
     neutral = _NEUTRAL
     ignored = IGNORED
 
@@ -132,7 +126,7 @@ class _Answered(Body):
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    stop: str | list[str] = []
+    stop: str | Items[str] = Field(default_factory=list)
     ignore_eos: bool = False
 
     @property
@@ -142,6 +136,8 @@ class _Answered(Body):
 
     def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
         """How the answer is sampled. Raises Refusal naming the field, its value and its range."""
+        if self.stream_options is not None and not self.stream:
+            raise Refusal("stream_options needs stream: true", param="stream_options")
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         if len(stop) > 16:
             raise Refusal(f"stop has {len(stop)} strings: at most 16 are looked for", param="stop")
@@ -159,7 +155,9 @@ class _Answered(Body):
 class ChatBody(_Answered):
     """What is posted to /v1/chat/completions."""
 
-    messages: list[Turn] = Field(min_length=1)
+    nested: ClassVar[Mapping[str, type[Body]]] = {"messages": Turn, "stream_options": StreamOptions}
+
+    messages: Items[Turn] = Field(min_length=1)
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
@@ -183,7 +181,7 @@ class ChatBody(_Answered):
 class TextBody(_Answered):
     """What is posted to /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Items[str] | Items[int] | Items[Items[int]]
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @property
@@ -212,58 +210,8 @@ class AliasBody(Body):
     name: str
 
 
-def read(body: type[B], tree: Any) -> B:
-    """`tree` as `body`. Raises Refusal naming the first field that is wrong, unknown or unsupported."""
-    try:
-        return body.model_validate(_admitted(body, tree, ""))
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(shown_key(part) for part in problem["loc"])
-        raise Refusal(f"{place}: {problem['msg']}", param=place) from None
-
-
-def shown_key(part: object) -> str:
-    """A key or index as it is said back to a caller."""
-    text = str(part)
-    return text if len(text) <= 64 else text[:63] + "…"
-
-
 def choices(sampling: Sampling, n: int) -> list[Sampling]:
     """The sampling of each of n answers to one prompt: with a seed, answer i has seed + i."""
     if sampling.seed is None or n == 1:
         return [sampling] * n
     return [replace(sampling, seed=(sampling.seed + index) % 2**63) for index in range(n)]
-
-
-def _admitted(body: type[Body], tree: Any, place: str) -> dict[str, Any]:
-    """The fields that are to be validated: known, not null, nothing unsupported asked for."""
-    if not isinstance(tree, dict):
-        where = place.rstrip(".") or "the body"
-        raise Refusal(f"{where} must be a JSON object", param=place.rstrip(".") or None)
-    kept: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{place}{shown_key(key)}"
-        if key in body.model_fields:
-            if value is not None:
-                kept[key] = _deeper(key, value, name)
-        elif key in body.neutral:
-            if value is not None and value not in body.neutral[key]:
-                raise Refusal(
-                    f"{name} is not supported (got {shown(value)})", param=name, code="unsupported_field"
-                )
-        elif key not in body.ignored:
-            raise Refusal(f"{name} is unknown{_hint(key, body)}", param=name, code="unknown_field")
-    return kept
-
-
-def _deeper(key: str, value: Any, name: str) -> Any:
-    if key == "messages" and isinstance(value, list):
-        return [_admitted(Turn, turn, f"{name}.{index}.") for index, turn in enumerate(value)]
-    if key == "stream_options":
-        return _admitted(StreamOptions, value, f"{name}.")
-    return value
-
-
-def _hint(key: str, body: type[Body]) -> str:
-    near: Sequence[str] = difflib.get_close_matches(key[:64], body.model_fields, n=1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -86,4 +86,4 @@ def write_published(path: Path, published: Published) -> None:
     try:
         write_json(path, asdict(published))
     except OSError as error:
-        raise AdapterError(f"cannot write {path}, so nothing is changed: {error}") from None
+        raise AdapterError(f"cannot write {path}, so nothing is changed: {error}", "unsaved") from None

@@ -112,7 +112,7 @@ class Registry:
             keys = [key for key, version in before.versions.items() if name in (key, version.name)]
             if not keys:
                 raise AdapterError(
-                    f"{name[:200]!r} is not loaded (loaded: {', '.join(before.names) or 'none'})"
+                    f"{name[:200]!r} is not loaded (loaded: {', '.join(before.names) or 'none'})", "missing"
                 )
             if pointing := [alias for key in keys for alias in before.aliases_of(key)]:
                 raise AdapterError(f"{name} has aliases: move or remove {', '.join(pointing)} first")
@@ -131,7 +131,7 @@ class Registry:
             key = before.key_of(name)
             if key is None:
                 raise AdapterError(
-                    f"{name[:200]!r} is not loaded, so nothing can stand for it: load it first"
+                    f"{name[:200]!r} is not loaded, so nothing can stand for it: load it first", "missing"
                 )
             old = before.aliases.get(alias)
             after = replace(before, aliases={**before.aliases, alias: key})
@@ -144,15 +144,20 @@ class Registry:
             before = self._published
             if alias not in before.aliases:
                 raise AdapterError(
-                    f"{alias[:200]!r} is no alias (aliases: {', '.join(before.aliases) or 'none'})"
+                    f"{alias[:200]!r} is no alias (aliases: {', '.join(before.aliases) or 'none'})", "missing"
                 )
             kept = {name: key for name, key in before.aliases.items() if name != alias}
             self._commit(self._swept(replace(before, aliases=kept), before.aliases[alias]))
 
     def restore(self) -> None:
-        """Bring back what the state file says was published; what cannot come back is in `reasons`."""
+        """Bring back what the state file says was published; what cannot come back is in `reasons`.
+
+        Raises AdapterError where the file is damaged or could not be written again.
+        """
         with self._changing:
             wanted = Published() if self._file is None else read_published(self._file)
+            if self._file is not None:
+                write_published(self._file, wanted)  # now, and not at the first change, is when to know
             staged: list[Staged] = []
             lost: list[str] = []
             for version in wanted.versions.values():
@@ -175,6 +180,7 @@ class Registry:
     def poll(self) -> list[str]:
         """One look of a watcher at the root: loads what is new, unloads what is gone; says what it did.
 
+        Raises AdapterError where the root cannot be listed.
         A folder is loaded when two looks found it the same, so that a copy under way is left alone; what
         failed is tried again when it has changed.
         """
@@ -197,9 +203,10 @@ class Registry:
             if isinstance(what, AdapterError):
                 raise what
             return f"loaded {self.load(name).key}"
-        except AdapterError as error:
-            self._reasons[name] = f"its newest form was refused: {error}"
-            return f"{name} is not loaded: {error}"
+        except Exception as error:  # of one adapter: the others are still looked at
+            reason = str(error) if isinstance(error, AdapterError) else repr(error)
+            self._reasons[name] = f"its newest form was refused: {reason}"
+            return f"{name} is not loaded: {reason}"
 
     def _dropped(self, name: str) -> str:
         self._reasons.pop(name, None)
@@ -251,7 +258,9 @@ class Registry:
         if not slots.room_for(size, given + len(victims)):
             raise AdapterError(
                 f"there is no room for {checked.key} ({checked.bytes:,} bytes): requests or aliases hold "
-                f"{', '.join(published.versions)}; try again later, or raise max_slots or max_bytes"
+                f"{', '.join(published.versions)}; try again later, or raise serving.max_loras or "
+                "serving.adapter_memory_bytes",
+                "busy",
             )
         if victims:
             self._commit(published.without(victims))

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from seektune.generation.request import Output
 from seektune.serving.answers import usage
-from seektune.serving.protocol import Body, ChatBody, TextBody, read
+from seektune.serving.body import Body, read
+from seektune.serving.protocol import ChatBody, TextBody
 from seektune.serving.refusal import Refusal
 from seektune.serving.strict_json import parse
 

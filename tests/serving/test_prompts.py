@@ -65,6 +65,13 @@ def test_a_row_of_tokens_has_the_same_limit(prompts: Prompts):
         prompts.checked([1] * 40, "prompt")
 
 
+def test_a_prompt_may_be_limited_below_the_context(loaded: Loaded):
+    with closing(Prompts(loaded, 40, most=32)) as at:
+        assert at.checked([1] * 32, "prompt") == [1] * 32
+        with pytest.raises(Refusal, match=r"^prompt has 33 tokens: at most 32 are taken here$"):
+            at.checked([1] * 33, "prompt")
+
+
 def test_a_model_without_a_tokenizer_cannot_be_served(loaded: Loaded):
     with pytest.raises(ModelError, match="has no tokenizer files"):
         Prompts(replace(loaded, tokenizer=None), 40)

@@ -7,7 +7,8 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from openai.types.completion_create_params import CompletionCreateParamsNonStreaming as TextParams
 
 from seektune.generation.request import Sampling
-from seektune.serving.protocol import IGNORED, ChatBody, TextBody, choices, read
+from seektune.serving.body import read
+from seektune.serving.protocol import IGNORED, ChatBody, TextBody, choices
 from seektune.serving.refusal import Refusal
 from seektune.types import Message
 
