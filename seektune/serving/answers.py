@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from seektune.generation.request import Output, TokenLogprob
+from seektune.models.token_bytes import token_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Reply:
         return self._frame(kind, choices) | {"usage": usage(outputs, n)}
 
     def chunk(self, index: int, output: Output, first: bool, offset: int) -> dict[str, Any]:
-        """A piece of a stream: what choice `index` gained, `offset` characters into its answer."""
+        """A piece of a stream: what choice `index` gained, `offset` characters into its answer's tokens."""
         choice: dict[str, Any] = {"index": index}
         if self.chat:
             delta = {"role": "assistant"} if first else {}
@@ -74,21 +75,38 @@ class Reply:
                 for one in chosen
             ]
             return {"content": content, "refusal": None}
-        tokens = [self._token(one.token) for one in chosen]
+        tokens = [self._named(one.token)[0] for one in chosen]
         return {
             "tokens": tokens,
             "token_logprobs": [_finite(one.logprob) for one in chosen],
-            "top_logprobs": [{self._token(t): _finite(value) for t, value in one.top} for one in chosen],
-            "text_offset": list(_offsets(tokens, offset)),
+            "top_logprobs": [
+                {self._named(token)[0]: _finite(value) for token, value in one.top} for one in chosen
+            ],
+            "text_offset": [offset + self.width(chosen[:index]) for index in range(len(chosen))],
         }
 
-    def _said(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._token(token)
-        whole = "\ufffd" not in text  # else the token is a part of a character
-        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
+    def width(self, chosen: Sequence[TokenLogprob]) -> int:
+        """Characters that begin in these tokens."""
+        said = b"".join(self._named(one.token)[1] or b"" for one in chosen)
+        return sum(byte & 0xC0 != 0x80 for byte in said)  # UTF-8: all but bytes that go on with a character
 
-    def _token(self, token: int) -> str:
-        return str(self.tokenizer.decode([token], skip_special_tokens=False))
+    def _said(self, token: int, logprob: float) -> dict[str, Any]:
+        name, content = self._named(token)
+        return {
+            "token": name,
+            "logprob": _finite(logprob),
+            "bytes": None if content is None else list(content),
+        }
+
+    def _named(self, token: int) -> tuple[str, bytes | None]:
+        """A token's text, or OpenAI's word for a part of a character, and its bytes."""
+        content = token_bytes(self.tokenizer, token)
+        if content is None:
+            return f"token:{token}", None
+        try:
+            return content.decode(), content
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content), content
 
 
 def usage(outputs: Sequence[Output], n: int) -> dict[str, Any]:
@@ -106,9 +124,3 @@ def usage(outputs: Sequence[Output], n: int) -> dict[str, Any]:
 
 def _finite(logprob: float) -> float:
     return max(logprob, -9999.0)  # OpenAI's word for impossible: JSON has no −∞
-
-
-def _offsets(tokens: Sequence[str], offset: int) -> Iterator[int]:
-    for token in tokens:
-        yield offset
-        offset += len(token)

@@ -51,7 +51,7 @@ async def events(
             first = not last[index].id
             if first or output.text or output.logprobs or output.finish_reason:
                 yield _event(reply.chunk(index, output, first, length[index]) | more)
-            length[index] += len(output.text)
+            length[index] += reply.width(output.logprobs)
             last[index] = output
         if wants_usage:
             yield _event(reply.last_chunk(last, n))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from openai.types import Completion
@@ -54,10 +55,23 @@ def test_a_completion_and_its_chunks_are_what_the_client_reads(tokenizer):
     assert chunk.choices[0].logprobs.text_offset == [9]
 
 
-def test_a_part_of_a_character_has_no_bytes_to_say(tokenizer):
+def test_a_part_of_a_character_is_named_by_its_bytes(tokenizer):
     [said] = reply(tokenizer, True).whole([DONE], 1)["choices"][0]["logprobs"]["content"]
     assert said["bytes"] == [72]
-    assert said["top_logprobs"][1]["bytes"] is None
+    assert said["top_logprobs"][1] == {"token": r"bytes:\x85", "logprob": -9999.0, "bytes": [0x85]}
+
+
+def test_parts_of_characters_are_told_apart_and_join_to_the_text(tokenizer):
+    ids = tokenizer("a病b", add_special_tokens=False)["input_ids"]
+    top = tuple((token, -1.0) for token in ids)
+    chosen = tuple(TokenLogprob(token, -1.0, top) for token in ids)
+    done = replace(DONE, tokens=tuple(ids), text="a病b", logprobs=chosen)
+    said = reply(tokenizer, False).whole([done], 1)["choices"][0]["logprobs"]
+    assert said["tokens"] == ["a", r"bytes:\xe7", r"bytes:\x97", r"bytes:\x85", "b"]
+    assert [len(top) for top in said["top_logprobs"]] == [5] * 5
+    assert said["text_offset"] == [0, 1, 2, 2, 2]
+    content = reply(tokenizer, True).whole([done], 1)["choices"][0]["logprobs"]["content"]
+    assert b"".join(bytes(one["bytes"]) for one in content).decode() == "a病b"
 
 
 def test_a_prompt_with_several_answers_counts_once():

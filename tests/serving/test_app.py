@@ -14,8 +14,12 @@ import openai
 import pytest
 from servers import ADMINISTER, KEYS, USE, Running, running
 
+from seektune.config.serving import serve_config
+from seektune.errors import AdapterError
 from seektune.generation.generate import generate
 from seektune.models.load import load_model
+from seektune.serving.backend import STATE
+from seektune.serving.server import open_service
 
 HELLO = [{"role": "user", "content": "Hello"}]
 ROUTES = [
@@ -233,6 +237,8 @@ def test_pages_of_elsewhere_may_call_only_where_they_are_listed(server: Running)
         preflight = at.call("OPTIONS", "/v1/models", headers=asked)
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == "https://page.example"
+        browsers = {"Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang"}
+        assert at.call("OPTIONS", "/v1/models", headers=asked | browsers).status_code == 200
         assert "access-control-allow-credentials" not in preflight.headers
         other = at.call("OPTIONS", "/v1/models", headers=asked | {"Origin": "https://other.example"})
         assert other.status_code == 400
@@ -249,6 +255,14 @@ def test_without_keys_only_local_names_are_answered():
             rebound = at.call("GET", path, headers={"Host": "evil.example"})
             assert rebound.status_code == 403
             assert rebound.json()["error"]["code"] == "wrong_host"
+
+
+def test_any_loopback_address_it_listens_on_is_local():
+    with running(load_model("tiny/llama"), host="127.0.0.2") as at:
+        host = {"Host": "127.0.0.2:80"}
+        url = at.url.replace("127.0.0.1", "127.0.0.2")
+        assert httpx.get(f"{url}/v1/models", headers=host, timeout=60).status_code == 200
+        assert httpx.get(f"{url}/v1/models", headers={"Host": "127.0.0.3"}, timeout=60).status_code == 403
 
 
 def test_keys_are_in_no_log_and_no_answer(server: Running, caplog: pytest.LogCaptureFixture):
@@ -305,6 +319,12 @@ def test_adapters_are_loaded_aliased_swapped_and_unloaded(signed: Mapping[str, P
         assert change("DELETE", "/alias/best").status_code == 200
         assert change("DELETE", "/letter").status_code == 200
         assert said("letter") == "model_not_found"
+        missing = [change("DELETE", "/letter"), change("DELETE", "/alias/best"), change("POST", name="no")]
+        missing += [
+            change("POST", name="letter", version="9"),
+            change("POST", "/alias", alias="z", name="no"),
+        ]
+        assert [answer.status_code for answer in missing] == [404] * 5
         assert change("POST", name="letter", version="1").json()["key"] == first["key"]
     with running(load_model("tiny/llama"), adapter_root=root) as at:  # what was served last is again
         assert said("letter") == "AAAA"
@@ -321,3 +341,30 @@ def test_a_watched_root_serves_what_is_put_there(signed: Mapping[str, Path], tmp
             time.sleep(0.05)
         got = at.openai().completions.create(model="new", prompt="x", max_tokens=3, temperature=0)
         assert got.choices[0].text == "AAA"
+
+
+def test_the_operators_troubles_are_not_the_callers(signed: Mapping[str, Path], tmp_path: Path):
+    root = tmp_path / "root"
+    for letter in "AB":
+        shutil.copytree(signed[letter], root / letter)
+    with running(load_model("tiny/llama"), adapter_root=root, max_loras=1) as at:
+        first = at.call("POST", "/v1/adapters", json={"name": "A"}).json()
+        assert at.call("POST", "/v1/adapters/alias", json={"alias": "x", "name": "A"}).status_code == 200
+        full = at.call("POST", "/v1/adapters", json={"name": "B"})
+        assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+        assert "raise serving.max_loras" in full.json()["error"]["message"]
+        state = root / STATE
+        state.unlink()
+        state.mkdir()
+        unsaved = at.call("POST", "/v1/adapters/alias", json={"alias": "y", "name": first["key"]})
+        assert (unsaved.status_code, unsaved.json()["error"]["type"]) == (500, "server_error")
+        assert "nothing is changed" in unsaved.json()["error"]["message"]
+    with pytest.raises(AdapterError, match="cannot"):
+        open_service(load_model("tiny/llama"), serve_config({"adapter_root": root}), KEYS)
+
+
+def test_a_long_body_is_read_beside_other_calls(server: Running):
+    body = {"model": "tiny/llama", "prompt": "x", "max_tokens": 1, "metadata": {"x": "y" * 200_000}}
+    assert server.call("POST", "/v1/completions", USE, json=body).status_code == 200
+    wrong = server.call("POST", "/v1/completions", USE, json=body | {"temprature": 1})
+    assert wrong.json()["error"]["param"] == "temprature"

@@ -44,6 +44,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
         read_keys(tmp_path / "none", {})
 
 
+def test_a_variable_that_holds_no_key_is_no_open_server():
+    with pytest.raises(ConfigError, match="SEEKTUNE_API_KEYS holds no API key"):
+        read_keys(None, {"SEEKTUNE_API_KEYS": " , # todo"})
+    assert read_keys(None, {}) == Keys()
+
+
 def test_keys_do_not_show_themselves():
     keys = read_keys(None, {"SEEKTUNE_API_KEYS": f"use:{FIRST}"})
     assert FIRST not in repr(keys)

@@ -71,6 +71,29 @@ def test_the_root_is_watched_and_its_state_kept_in_it(tmp_path: Path, signed: Ma
     assert (tmp_path / STATE).is_file()
 
 
+def test_a_root_that_is_away_for_a_while_is_told_once_and_looked_at_again(
+    tmp_path: Path, signed: Mapping[str, Path], caplog: pytest.LogCaptureFixture
+):
+    root = tmp_path / "root"
+    root.mkdir()
+    config = serve_config({"adapter_root": str(root), "adapter_state": str(tmp_path / "state.json")})
+    with closing(open_backend(load_model("tiny/llama"), config)) as backend:
+
+        async def run() -> None:
+            watching = asyncio.ensure_future(backend.watch(0.02))
+            root.rename(tmp_path / "away")
+            await asyncio.sleep(0.5)
+            (tmp_path / "away").rename(root)
+            shutil.copytree(signed["A"], root / "new")
+            async with asyncio.timeout(60):
+                while "new" not in backend.registry.published.names:
+                    await asyncio.sleep(0.02)
+            watching.cancel()
+
+        asyncio.run(run())
+    assert caplog.text.count(f"cannot list {root}") == 1
+
+
 def test_what_cannot_start_leaves_no_thread(tmp_path: Path):
     before = threading.active_count()
     with pytest.raises(AdapterError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ import pytest
 from servers import Running, running
 
 from seektune.models.load import load_model
+from seektune.serving import prompts
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LONG = {"model": "tiny/llama", "max_tokens": 3900, "ignore_eos": True}
@@ -51,6 +53,20 @@ def test_a_caller_that_leaves_before_the_answer_frees_its_places(alone: Running)
         httpx.post(f"{alone.url}/v1/completions", json=LONG | {"prompt": "x"}, timeout=0.5)
     assert soon(lambda: under_way(alone) == 0)
     assert alone.service.backend.worker.stats.generated_tokens - generated < 3900
+
+
+def test_a_caller_that_leaves_while_its_prompt_is_read_frees_its_place(monkeypatch: pytest.MonkeyPatch):
+    held = threading.Event()
+    monkeypatch.setattr(prompts, "encode_prompt", lambda *_: held.wait(60) and [5])
+    body = {"model": "tiny/llama", "max_tokens": 1}
+    with running(load_model("tiny/llama"), max_concurrent_requests=1) as at:
+        try:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{at.url}/v1/completions", json=body | {"prompt": "x"}, timeout=0.5)
+            tokens = body | {"prompt": [5]}  # which nobody has to read
+            assert soon(lambda: at.call("POST", "/v1/completions", json=tokens).status_code == 200)
+        finally:
+            held.set()
 
 
 def test_an_answer_that_takes_too_long_says_so():

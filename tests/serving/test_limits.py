@@ -22,6 +22,9 @@ def test_a_gate_takes_as_many_as_it_has_places_and_gives_them_back():
     gate.enter(1)
     gate.leave(3)
     gate.enter(3)
+    with pytest.raises(Refusal, match="3 are the most") as refused:
+        gate.enter(4)
+    assert refused.value.status == 400  # no patience helps
 
 
 def exchange(url: str, *parts: bytes, pause: float = 0.0) -> bytes:
