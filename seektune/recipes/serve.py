@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from seektune.config.serving import ServeConfig
 from seektune.errors import ConfigError
-from seektune.recipes.adapted import adapter_folder, adapter_name, open_base
+from seektune.recipes.adapted import adapter_folder, adapter_name, open_base, opening
 from seektune.serving.auth import read_keys, refuse_open_address
 from seektune.serving.backend import settle
 from seektune.serving.server import listen, open_service, server_of
@@ -39,14 +40,16 @@ def run(
     asked = [named(text) for text in adapters]
     with listen(config.serving) as listening:  # an address that is taken is known before anything is loaded
         base, own = open_base(model, dtype)
-        folders = {adapter_name(folder): folder for folder in own} | dict(asked)
-        if len(folders) < len(own) + len(asked):
-            raise ConfigError(f"two adapters have one name: {', '.join(name for name, _ in asked)}")
-        with closing(open_service(base, config, keys, folders)) as service:
+        named_all = [(adapter_name(folder), folder) for folder in own] + asked
+        if doubles := [name for name, times in Counter(name for name, _ in named_all).items() if times > 1]:
+            raise ConfigError(
+                f"two adapters have one name: {', '.join(doubles)}; give each its own name=folder"
+            )
+        with closing(open_service(base, config, keys, dict(named_all))) as service:
             names = [served.name for served in service.backend.names.all()]
             settle()
             listening.listen()  # who calls as soon as the page says so waits and is not refused
-            console.print(page(listening, names, bool(keys.roles)), soft_wrap=True)
+            console.print(page(listening, names, bool(keys.roles), trained_with(model)), soft_wrap=True)
             server_of(service).run([listening])
 
 
@@ -58,7 +61,16 @@ def named(text: str) -> tuple[str, Path]:
     return name, adapter_folder(Path(folder))
 
 
-def page(listening: socket.socket, names: Sequence[str], has_keys: bool) -> str:
+def trained_with(model: str) -> str:
+    """What a run's conversations began with, which callers have to send: nothing is added to messages."""
+    turns, prefix = opening(model)
+    lines = [f"  send the system prompt of its training first: {turn.content!r}\n" for turn in turns]
+    if prefix:
+        lines.append(f"  begin each question as in its training: {prefix!r}\n")
+    return "".join(lines)
+
+
+def page(listening: socket.socket, names: Sequence[str], has_keys: bool, training: str = "") -> str:
     """What is served, and how to call it."""
     host, port = listening.getsockname()[:2]
     reachable = f"[{host}]" if ":" in host else host
@@ -69,5 +81,6 @@ def page(listening: socket.socket, names: Sequence[str], has_keys: bool) -> str:
         f"serving {', '.join(names)} at {url}/v1 ({'API keys' if has_keys else 'no API key needed here'})\n"
         f"  open {url}/ in a browser\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{said}'\n"
+        f"{training}"
         "Ctrl-C ends in order: answers under way are finished; twice stops at once"
     )

@@ -171,9 +171,11 @@ def _add_adapters(app: FastAPI, service: Service) -> None:
     change = service.backend.change
 
     @app.get("/v1/adapters")
-    async def adapters() -> dict[str, Any]:
-        """What is loaded, and why what is not served is not."""
+    async def adapters(call: Request) -> dict[str, Any]:
+        """What is loaded, and why what is not served is not; where it lies is the administrators' to know."""
         data = [version | {"object": "adapter"} for version in registry.published.listed()]
+        if call.scope["seektune.role"] != "administer":
+            data = [{key: value for key, value in one.items() if key != "place"} for one in data]
         return {"object": "list", "data": data, "reasons": dict(registry.reasons)}
 
     @app.post("/v1/adapters", dependencies=[Depends(administers)])

@@ -59,4 +59,5 @@ class Names:
 
 def base_name(loaded: Loaded) -> str:
     """What callers name the base: what it was loaded by, of a path the last part."""
-    return Path(loaded.source).name if Path(loaded.source).is_dir() else loaded.source
+    folder = Path(loaded.source)
+    return folder.resolve().name if folder.is_dir() else loaded.source

@@ -132,7 +132,11 @@ class Worker:
     def _obey(self, wait: bool) -> None:
         try:
             while True:
-                self._commands.get(block=wait)()
+                command = self._commands.get(block=wait)
+                try:
+                    command()
+                except Exception:  # nobody waits for it, and everybody for the thread
+                    _log.exception("a command to the engine failed")
                 wait = False
         except queue.Empty:
             return

@@ -157,7 +157,9 @@ def test_a_role_opens_what_is_its(server: Running):
     for method, place in changes:
         denied = server.call(method, f"/v1/adapters{place}", USE, json={"name": "A", "alias": "x"})
         assert (denied.status_code, denied.json()["error"]["code"]) == (403, "insufficient_role")
-    assert [one["name"] for one in server.call("GET", "/v1/adapters", USE).json()["data"]] == ["A", "B"]
+    listed, told = (server.call("GET", "/v1/adapters", key).json()["data"] for key in (USE, ADMINISTER))
+    assert [one["name"] for one in listed] == ["A", "B"]
+    assert (any("place" in one for one in listed), all("place" in one for one in told)) == (False, True)
     basic = httpx.get(f"{server.url}/health", auth=("anyone", USE))  # what browsers send without being asked
     assert basic.status_code == 401
 
@@ -306,6 +308,7 @@ def test_adapters_are_loaded_aliased_swapped_and_unloaded(signed: Mapping[str, P
         assert said("letter") == "model_not_found"
         first = change("POST", name="letter").json()
         assert (first["name"], first["place"], said("letter")) == ("letter", "letter/1", "AAAA")
+        assert [one["place"] for one in at.call("GET", "/v1/adapters").json()["data"]] == ["letter/1"]
         assert change("POST", "/alias", alias="best", name="letter").json()["key"] == first["key"]
         shutil.copytree(signed["B"], root / "letter" / "2")
         second = change("POST", name="letter").json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,11 @@ def test_an_error_of_the_caller_stays_its_own(engine, root, put):
     assert meant(names, "a").name == "a"  # the lock was given back
 
 
-def test_a_base_is_called_by_what_it_was_loaded_by(base: Loaded, tmp_path: Path):
+def test_a_base_is_called_by_what_it_was_loaded_by(
+    base: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     assert base_name(base) == "tiny/llama"
     folder = tmp_path / "my-model"
     folder.mkdir()
-    assert (
-        base_name(Loaded(base.model, base.tokenizer, base.family, base.identity, str(folder))) == "my-model"
-    )
+    monkeypatch.chdir(folder)
+    assert [base_name(replace(base, source=source)) for source in (str(folder), ".")] == ["my-model"] * 2

@@ -169,6 +169,16 @@ def test_a_command_gives_what_it_returns_and_raises_what_it_raises():
     assert with_worker(work) == (7, "engine")
 
 
+def test_a_command_that_fails_unheard_is_logged_and_the_thread_goes_on(caplog):
+    async def work(worker: Worker, _: Engine) -> list[int]:
+        outboxes = await submitted(worker, request("a"))
+        worker.send(lambda: 1 // 0)
+        return [len((await box.rest()).tokens) for box in [*outboxes, *await submitted(worker, request("b"))]]
+
+    assert with_worker(work) == [8, 8]
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_the_end_tells_those_who_wait_and_takes_nothing_more():
     async def work(worker: Worker, _: Engine) -> list[int]:
         outboxes = await submitted(worker, request("long", max_tokens=4000))
