@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import Protocol
 
-from seektune.adapters.attach import adapters, at_work, wrappers_of
+from torch import nn
+
+from seektune.adapters.attach import adapters, at_work, deltas_of, wrappers_of
 from seektune.adapters.slots import Slots
 from seektune.errors import AdapterError
 from seektune.generation.cache import Scheduled
@@ -24,6 +26,10 @@ class Adapters(Protocol):
 
     def release(self, key: str) -> None:
         """The request is over."""
+        ...
+
+    def content_key(self, key: str | None) -> str:
+        """What names the weights that answer: keys and values may be shared within one content."""
         ...
 
     def parts(self, chunks: Items[Scheduled]) -> Iterator[list[Scheduled]]:
@@ -43,6 +49,10 @@ class ResidentAdapters:
         self.acquire = slots.acquire
         self.release = slots.release
 
+    def content_key(self, key: str | None) -> str:
+        """As `Adapters.content_key`: a key means one content as long as it is resident."""
+        return key or ""
+
     def parts(self, chunks: Items[Scheduled]) -> Iterator[list[Scheduled]]:
         """As `Adapters.parts`: rows of one slot stand together, those that decode first."""
         if chunks:
@@ -59,7 +69,8 @@ class AttachedAdapters:
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
-        self._wrappers = list(wrappers_of(loaded.model).values())
+        # By name: parameters at the last request, held so that no others get their ids, and their changes.
+        self._contents: dict[str, tuple[list[tuple[nn.Parameter, int]], int]] = {}
 
     def acquire(self, key: str) -> None:
         """As `Adapters.acquire`."""
@@ -69,6 +80,17 @@ class AttachedAdapters:
 
     def release(self, key: str) -> None:
         """Attached adapters stay."""
+
+    def content_key(self, key: str | None) -> str:
+        """As `Adapters.content_key`: to train an adapter, or attach another by its name, makes a new one."""
+        if key is None:
+            return ""
+        parts = [p for delta in deltas_of(self._loaded, key).values() for p in delta.parameters()]
+        known, changes = self._contents.get(key, ([], 0))
+        if [(id(p), p._version) for p in parts] != [(id(p), version) for p, version in known]:
+            changes += 1
+            self._contents[key] = [(p, p._version) for p in parts], changes
+        return f"{key} {changes}"
 
     def parts(self, chunks: Items[Scheduled]) -> Iterator[list[Scheduled]]:
         """As `Adapters.parts`."""
@@ -80,7 +102,7 @@ class AttachedAdapters:
         name = chunks[0][0].request.adapter
         if name is not None and name not in adapters(self._loaded):
             raise AdapterError(f"the adapter {name!r} was detached while it was answering")
-        return at_work(self._wrappers, name)
+        return at_work(list(wrappers_of(self._loaded.model).values()), name)  # others may have come since
 
 
 def _name(chunk: Scheduled) -> str:

@@ -69,9 +69,8 @@ class Engine:
         self._scheduler = Scheduler(
             self._pages,
             max_num_seqs=config.max_num_seqs,
-            # Without packing a prompt is one forward: its native cache may not take it in pieces.
-            max_num_batched_tokens=config.max_num_batched_tokens if packed else 2**31,
-            preempts=packed,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            preempts=packed,  # without packing a prompt is one forward: its cache may not take it in pieces
         )
         self._sequences: dict[str, Sequence] = {}
         self._cancelled: list[Output] = []
@@ -111,6 +110,8 @@ class Engine:
         text = None
         if self._loaded.tokenizer is not None:
             text = TextStream(self._loaded.tokenizer, request.sampling.stop)
+        if not request.cache_key:
+            request = replace(request, cache_key=self._adapters.content_key(request.adapter))
         sequence = Sequence(request, longest, self._arrivals, text)
         self._arrivals += 1
         self._sequences[request.id] = sequence
@@ -130,6 +131,8 @@ class Engine:
         """Compute the tokens that are due; what each request gained by them."""
         outputs, self._cancelled = self._cancelled, []
         chunks = self._scheduler.schedule()
+        if pages := self._pages.to_wipe():
+            self._runner.clear(pages)
         with evaluating(self._loaded.model):
             for part in self._adapters.parts(chunks):
                 done, logits = self._runner.run(part)
@@ -156,7 +159,7 @@ class Engine:
     def _fail(self, sequence: Sequence) -> Output:
         """End a sequence whose logits are not finite, and leave nothing of it behind."""
         sequence.finish_reason = "error"
-        self._runner.clear(self._pages.spoil(sequence.table))
+        self._pages.spoil(sequence.table)
         self._drop(sequence)
         who = sequence.request.adapter or "the base model"
         place = len(sequence.tokens)
@@ -175,20 +178,20 @@ class Engine:
         """Add a token to its sequence, end it where it is complete, and say what is new."""
         if not sequence.answered:
             self._prompt_tokens += len(sequence.request.prompt)
-            self._cached_tokens += sequence.cached
+            self._cached_tokens += sequence.cached or 0
         self._generated_tokens += 1
+        sequence.sound = sequence.computed
         sequence.tokens.append(token)
-        text = sequence.text.push(token) if sequence.text else ""
-        sequence.finish_reason = self._finish_reason(sequence, token)
+        ends = token in self._stop_ids and not sequence.request.sampling.ignore_eos
+        text = sequence.text.push(token) if sequence.text and not ends else ""
+        sequence.finish_reason = "stop" if ends else self._finish_reason(sequence)
         if sequence.finish_reason is not None:
             text += sequence.text.finish() if sequence.text else ""
             self._drop(sequence)
         return self._output(sequence, (token,), text, chosen)
 
-    def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
-        sampling = sequence.request.sampling
-        stopped = sequence.text is not None and sequence.text.stopped
-        if stopped or (token in self._stop_ids and not sampling.ignore_eos):
+    def _finish_reason(self, sequence: Sequence) -> FinishReason | None:
+        if sequence.text is not None and sequence.text.stopped:
             return "stop"
         return "length" if len(sequence.tokens) == sequence.longest else None
 
@@ -214,7 +217,7 @@ class Engine:
             finish_reason=sequence.finish_reason,
             prompt_tokens=len(sequence.request.prompt),
             completion_tokens=sequence.answered,
-            cached_tokens=sequence.cached,
+            cached_tokens=sequence.cached or 0,
         )
 
     def _check(self, request: Request, longest: int) -> None:

@@ -10,7 +10,7 @@ from seektune.adapters.attach import active_adapter, adapters
 from seektune.data.templates.render import prompt_ids
 from seektune.errors import AdapterError, ConfigError, ModelError
 from seektune.generation.engine import Engine
-from seektune.generation.request import Request, Sampling
+from seektune.generation.request import Output, Request, Sampling
 from seektune.models.load import Loaded
 from seektune.types import Completion, Message
 
@@ -59,15 +59,15 @@ def generate(
     adapter that answers, None is the base alone, left out it is whichever is active; nothing stays switched.
     `tokens` ends with the end-of-sequence token when `finish_reason` is `stop`; `text` has no special tokens.
 
-    Raises ConfigError on a wrong setting, AdapterError on an unknown adapter, ModelError without a tokenizer
-    or without room for one more token in the model's context.
+    Raises ConfigError on a wrong setting, AdapterError on an unknown adapter, ModelError without a tokenizer,
+    without room for one more token in the model's context, or where logits are not finite.
     """
     prompts = _listed(prompt)
     engine = _engine(loaded, prompts, adapter, max_new_tokens, temperature, seed)
     tokens: list[list[int]] = [[] for _ in prompts]
     texts, reasons = [""] * len(prompts), [""] * len(prompts)
     while engine.has_work:
-        for output in engine.step():
+        for output in _sound(engine.step()):
             index = int(output.id)
             tokens[index] += output.tokens
             texts[index] += output.text
@@ -126,7 +126,6 @@ def _engine(
             prompt=tuple(encode_prompt(loaded, prompt)),
             sampling=Sampling(max_tokens=max_new_tokens, temperature=temperature, seed=seed + index),
             adapter=name,
-            cache_key=name or "",
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -138,7 +137,15 @@ def _engine(
 
 def _pieces(engine: Engine) -> Iterator[str]:
     while engine.has_work:
-        yield from filter(None, (output.text for output in engine.step()))
+        yield from filter(None, (output.text for output in _sound(engine.step())))
+
+
+def _sound(outputs: list[Output]) -> list[Output]:
+    """The outputs themselves. Raises ModelError where one ended as its logits were not finite."""
+    for output in outputs:
+        if output.error is not None:
+            raise ModelError(output.error)
+    return outputs
 
 
 def _adapter_name(loaded: Loaded, adapter: str | EllipsisType | None) -> str | None:

@@ -26,13 +26,14 @@ class JointLinear:
         self.weight = _side_by_side([linear.weight for linear in linears])  # (ΣO, I)
         biases = [linear.bias for linear in linears if linear.bias is not None]
         self.bias = _side_by_side(biases) if biases else None  # (ΣO,)
+        self._places = [linear.weight.data_ptr() for linear in linears]
 
     def __call__(self, x: Tensor, linears: Sequence[Linear]) -> Tensor:
         """x (T, I) → (T, ΣO) through the same linears, each with the low-rank terms that it has by now.
 
         Raises ModelError where a base weight was replaced since.
         """
-        if linears[0].weight.data_ptr() != self.weight.data_ptr():
+        if [linear.weight.data_ptr() for linear in linears] != self._places:
             raise ModelError("the base's weights were replaced under an engine: make a new engine")
         y = few_rows_linear(x, self.weight, self.bias)
         for linear, part in zip(linears, y.split(self.widths, dim=-1), strict=True):

@@ -38,6 +38,8 @@ class Pages:
         self._name: dict[int, bytes] = {}
         self._page: dict[bytes, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self._doubtful: set[int] = set()  # pages whose last content nobody saw to be finite
+        self._to_wipe: list[int] = []
 
     @property
     def available(self) -> int:
@@ -94,8 +96,12 @@ class Pages:
                 self._page[name] = table.pages[index]
                 self._name[table.pages[index]] = name
 
-    def release(self, table: Table) -> None:
-        """Give back all pages of a table; those with a name stay known until their place is needed."""
+    def release(self, table: Table, *, sound: bool = True) -> None:
+        """Give back all pages of a table; those with a name stay known until their place is needed.
+
+        `sound` says that they hold only what is finite. Others are wiped before anyone else writes there.
+        """
+        (self._doubtful.difference_update if sound else self._doubtful.update)(table.pages)
         # The last page first: a prefix is useless without its beginning, so that must go last.
         for page in reversed(table.pages):
             self._references[page] -= 1
@@ -108,19 +114,27 @@ class Pages:
         table.pages.clear()
         table.chain.clear()
 
-    def spoil(self, table: Table) -> list[int]:
-        """Let nobody share what a table holds; returns the pages that no other table has."""
+    def spoil(self, table: Table) -> None:
+        """Let nobody share what a table holds from now on."""
         for page in table.pages:
             name = self._name.pop(page, None)
             if name is not None:
                 del self._page[name]
-        return [page for page in table.pages if self._references[page] == 1]
+
+    def to_wipe(self) -> list[int]:
+        """Pages given out since the last call that may hold what is not finite; they have to be wiped now."""
+        pages, self._to_wipe = self._to_wipe, []
+        return pages
 
     def _take(self) -> int:
         if self._free:
-            return heapq.heappop(self._free)
-        page, _ = self._idle.popitem(last=False)
-        del self._page[self._name.pop(page)]
+            page = heapq.heappop(self._free)
+        else:
+            page, _ = self._idle.popitem(last=False)
+            del self._page[self._name.pop(page)]
+        if page in self._doubtful:
+            self._doubtful.remove(page)
+            self._to_wipe.append(page)
         return page
 
     def _next_name(self, table: Table, tokens: Sequence[int], index: int) -> bytes:

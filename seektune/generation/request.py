@@ -88,7 +88,8 @@ class Request:
     """One prompt to continue.
 
     `adapter` is the key of a resident adapter, None the base. Pages of keys and values are shared only
-    between requests of one `cache_key`: the content hash of the adapter's version.
+    between requests of one `cache_key`, such as the content hash of the adapter's version; without one, the
+    engine finds its own.
     """
 
     id: str

@@ -27,7 +27,8 @@ class Scheduler:
         self.preemptions = 0
         self._max_num_seqs = max_num_seqs
         self._budget = max_num_batched_tokens
-        self._preempts = preempts  # if not, a sequence is admitted with pages for all it may become
+        # If not, a prompt is one chunk, and a sequence is admitted with pages for all it may become.
+        self._preempts = preempts
         self._waiting: dict[str | None, deque[Sequence]] = {}  # by adapter; none is empty
         self._served: dict[str | None, int] = {}  # tokens by adapter, of those that have sequences
 
@@ -49,7 +50,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, waiting or running, and free its pages."""
-        self.pages.release(sequence.table)
+        self._release(sequence)
         adapter = sequence.request.adapter
         if sequence in self.running:
             self.running.remove(sequence)
@@ -67,8 +68,8 @@ class Scheduler:
             if size and sequence in self.running and self._make_room(sequence, size, chunks.pop):
                 chunks[sequence] = size
         budget = self._budget - sum(chunks.values())
-        while budget and before == self.preemptions and (admitted := self._admit()):
-            chunks[admitted] = min(admitted.pending, budget)
+        while budget > 0 and before == self.preemptions and (admitted := self._admit()):
+            chunks[admitted] = min(admitted.pending, budget) if self._preempts else admitted.pending
             budget -= chunks[admitted]
         for sequence, size in chunks.items():
             self._served[sequence.request.adapter] += size
@@ -87,8 +88,8 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
         self.running.remove(sequence)
-        self.pages.release(sequence.table)
-        sequence.computed, sequence.state = 0, None
+        self._release(sequence)
+        sequence.computed, sequence.sound, sequence.state = 0, 0, None
         self._waiting.setdefault(sequence.request.adapter, deque()).appendleft(sequence)
 
     def _admit(self) -> Sequence | None:
@@ -102,12 +103,15 @@ class Scheduler:
         if not self.pages.reserve(sequence.table, room):
             self.pages.release(sequence.table)
             return None
-        if not sequence.answered:
+        if sequence.cached is None:
             sequence.cached = found
         sequence.computed = found
         self._unqueue(sequence)
         self.running.append(sequence)
         return sequence
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pages.release(sequence.table, sound=sequence.sound == sequence.computed)
 
     def _unqueue(self, sequence: Sequence) -> None:
         queue = self._waiting[sequence.request.adapter]

@@ -20,6 +20,7 @@ class Sequence:
         "generator",
         "longest",
         "request",
+        "sound",
         "state",
         "table",
         "text",
@@ -34,8 +35,9 @@ class Sequence:
         self.arrival = arrival  # order of submission
         self.tokens = list(request.prompt)  # and the answer so far
         self.computed = 0  # leading tokens whose keys and values are in the cache
-        self.cached = 0  # of them taken over from the prefix cache when first admitted
-        self.table = Table(request.cache_key or request.adapter or "")
+        self.sound = 0  # of them known to be finite, as logits that saw them were
+        self.cached: int | None = None  # taken over from the prefix cache when first admitted
+        self.table = Table(request.cache_key)
         self.text = text  # None where there is no tokenizer
         self.state: Any = None  # what the runner keeps for it besides the pages
         self.generator: Any = None  # torch.Generator, made when first needed

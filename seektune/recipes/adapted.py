@@ -13,6 +13,7 @@ from seektune.adapters.store import Limits, load_adapter
 from seektune.errors import ConfigError
 from seektune.models.load import Loaded, load_model
 from seektune.recipes.run_folder import read_finished, read_run
+from seektune.serving.served import base_name
 from seektune.types import Message
 
 
@@ -41,9 +42,12 @@ def open_adapted(model: str, adapters: Sequence[Path] = ()) -> Loaded:
 def open_resident(model: str, adapters: Sequence[Path] = ()) -> Resident:
     """What `open_adapted` opens, the adapters in as many slots, as wide as the widest.
 
-    Its errors, and AdapterError for an adapter of modules that see images.
+    Its errors, ConfigError for an adapter that is called as the base, and AdapterError for one of modules
+    that see images.
     """
     loaded, folders = _opened(model, adapters)
+    if base_name(loaded) in folders:
+        raise ConfigError(f"an adapter is called {base_name(loaded)}, as the base is: rename its folder")
     if not folders:
         return Resident(loaded, None, {})
     checked = [check_adapter(loaded, folder, name, limits=Limits()) for name, folder in folders.items()]

@@ -32,19 +32,19 @@ class AnswerFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or begin the file. Raises ConfigError where that fails, or it holds anything else."""
+        """Open the file, or make it. Raises ConfigError where that fails, or it holds anything else."""
         self.path, self.bad_path = path, bad_path(path)
         self.answered = self.bad = 0  # rows with and without an answer
         self._questions = array("Q")  # by line: the hash of the question that was answered, or 0
         self._settings: str | None = None
+        self._begun = False
         self._bad: BinaryIO | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as opening:
                 self._file = opening.enter_context(path.open("ab"))
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._file.truncate(self._read())
-                self.bad_path.unlink(missing_ok=True)
+                self._end = self._read()
                 opening.pop_all()
         except BlockingIOError:
             raise ConfigError(
@@ -69,8 +69,17 @@ class AnswerFile:
         if last < len(self._questions) - 1:
             raise ConfigError(f"{self.path} answers line {len(self._questions) - 1} of {last}: rows are gone")
 
-    def check_settings(self, settings: str) -> None:
-        """Raise ConfigError where the answers so far were made with other settings."""
+    def begin(self, settings: str) -> None:
+        """Take answers from now on: what was cut short, and the rows without an answer, are gone.
+
+        Raises ConfigError where the answers so far were made with other settings.
+        """
+        self._check_settings(settings)
+        self._begun = True
+        self._file.truncate(self._end)
+        self.bad_path.unlink(missing_ok=True)
+
+    def _check_settings(self, settings: str) -> None:
         if self._settings not in (None, settings):
             raise ConfigError(
                 f"{self.path} was begun with another model, adapter, system prompt, --max-new-tokens, "
@@ -96,8 +105,10 @@ class AnswerFile:
         self.bad += 1
 
     def close(self) -> None:
-        """Let go of the file, which is on the disk then."""
+        """Let go of the file, which is on the disk then; one that was made for nothing is gone."""
         os.fsync(self._file.fileno())
+        if not self._begun and not os.fstat(self._file.fileno()).st_size:
+            self.path.unlink()
         self._file.close()
         if self._bad is not None:
             self._bad.close()
@@ -123,5 +134,5 @@ class AnswerFile:
         if len(self._questions) <= line:
             self._questions.extend([0] * (line + 1 - len(self._questions)))
         self._questions[line] = int(answer["question"], 16)
-        self.check_settings(answer["settings"])
+        self._check_settings(answer["settings"])
         self.answered += 1

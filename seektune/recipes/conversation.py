@@ -88,10 +88,7 @@ class Conversation:
         try:
             for name in names:
                 adapter = None if name == BASE else name
-                request = Request(
-                    id=name, prompt=prompt, sampling=self.sampling, adapter=adapter, cache_key=name
-                )
-                self.engine.submit(request)
+                self.engine.submit(Request(id=name, prompt=prompt, sampling=self.sampling, adapter=adapter))
             while self.engine.has_work:
                 outputs = self.engine.step()
                 yield outputs

@@ -42,7 +42,7 @@ def run(
     if out is not None:
         console = Console(stderr=True, highlight=False, markup=False)
         return answer_file(model, Path(prompt), out, asking, adapters, console)
-    if prompt.endswith(".jsonl") and Path(prompt).is_file():
+    if ".jsonl" in Path(prompt).suffixes and Path(prompt).is_file():
         raise ConfigError(f"{prompt} is a file of questions: add --out answers.jsonl")
     messages = [*asking.system, Message("user", asking.prefix + prompt)]
     for piece in stream(
@@ -69,10 +69,10 @@ def answer_file(
         raise ConfigError(f"{questions} would be written over: name another file for the answers")
     with closing(AnswerFile(out)) as answers:
         left = _survey(read_questions(questions, asking), answers)
+        resident = open_resident(model, adapters)
+        answers.begin(_settings(resident, asking))
         if answers.answered:
             console.print(f"{answers.answered:,} rows have their answer, {left:,} are left", soft_wrap=True)
-        resident = open_resident(model, adapters)
-        answers.check_settings(_settings(resident, asking))
         rows = (row for row in read_questions(questions, asking) if not _is_held(row, answers))
         told = count(answered(resident, rows), left, console=console, what="answered")
         _write(told, answers, console)

@@ -80,7 +80,11 @@ class Reply:
             "tokens": tokens,
             "token_logprobs": [_finite(one.logprob) for one in chosen],
             "top_logprobs": [
-                {self._named(token)[0]: _finite(value) for token, value in one.top} for one in chosen
+                {
+                    self._named(token)[0]: _finite(value)
+                    for token, value in dict([*one.top, (one.token, one.logprob)]).items()
+                }
+                for one in chosen
             ],
             "text_offset": [offset + self.width(chosen[:index]) for index in range(len(chosen))],
         }

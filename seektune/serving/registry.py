@@ -157,7 +157,7 @@ class Registry:
         with self._changing:
             wanted = Published() if self._file is None else read_published(self._file)
             if self._file is not None:
-                write_published(self._file, wanted)  # now, and not at the first change, is when to know
+                write_published(self._file, wanted)  # or say so now, and not at the first change
             staged: list[Staged] = []
             lost: list[str] = []
             for version in wanted.versions.values():
@@ -204,9 +204,8 @@ class Registry:
                 raise what
             return f"loaded {self.load(name).key}"
         except Exception as error:  # of one adapter: the others are still looked at
-            reason = str(error) if isinstance(error, AdapterError) else repr(error)
-            self._reasons[name] = f"its newest form was refused: {reason}"
-            return f"{name} is not loaded: {reason}"
+            self._reasons[name] = f"its newest form was refused: {error}"
+            return f"{name} is not loaded: {error}"
 
     def _dropped(self, name: str) -> str:
         self._reasons.pop(name, None)

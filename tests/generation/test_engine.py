@@ -216,6 +216,86 @@ def test_an_answer_that_is_not_finite_ends_alone_with_the_reason(base: str) -> N
     assert engine.stats.used_pages == 0
 
 
+# Three short prompts whose answers grow into the pages that a long one was promised and has not filled yet.
+CRAMPED = EngineConfig(num_pages=23, page_size=4, max_num_batched_tokens=8)
+
+
+def short() -> list[Request]:
+    return [request for request in requests(max_tokens=20) if request.id in ("0", "1", "4")]
+
+
+def long(adapter: str | None) -> Request:
+    (prompt,) = prompts([60], seed=3)
+    return Request(id="bad", prompt=prompt, adapter=adapter, sampling=Sampling(max_tokens=20))
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "preempted"])
+def test_what_a_prompt_that_was_not_finished_left_behind_hurts_nobody(ends: str) -> None:
+    loaded = far_adapter(load_model("tiny/llama"), "bad")
+    expected = {key: tokens_of(out) for key, out in answers(Engine(loaded), short()).items()}
+    for name, parameter in loaded.model.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.data.fill_(torch.nan)
+    for caching in (True, False):
+        engine = Engine(loaded, config=CRAMPED.model_copy(update={"enable_prefix_caching": caching}))
+        if ends == "cancelled":
+            engine.submit(long("bad"))
+            for _ in range(3):
+                engine.step()
+            assert engine.cancel("bad")
+            engine.step()
+            got = answers(engine, short())
+        else:
+            got = answers(engine, [*short(), long("bad")])
+            assert engine.stats.preemptions
+        assert {key: tokens_of(got[key]) for key in expected} == expected
+
+
+def test_an_adapter_that_comes_while_the_engine_lives_answers_for_itself_alone() -> None:
+    loaded = load_model("tiny/deepseek_v3")
+    engine = Engine(loaded)
+    (request,) = requests(1)
+    before = tokens_of(answers(engine, [request])["0"])
+    far_adapter(loaded, "late")
+    mixed = [request, replace(request, id="late", adapter="late")]
+    got, fresh = answers(engine, mixed), answers(Engine(loaded), mixed)
+    assert tokens_of(got["0"]) == before
+    assert tokens_of(got["late"]) == tokens_of(fresh["late"]) != before
+
+
+def test_an_adapter_that_learnt_meanwhile_answers_with_what_it_is_now() -> None:
+    loaded = far_adapter(load_model("tiny/llama"), "one")
+    engine = Engine(loaded)
+    (prompt,) = prompts([64])
+    request = Request(id="0", prompt=prompt, adapter="one", sampling=Sampling(max_tokens=12))
+    answers(engine, [request])
+    assert answers(engine, [request])["0"][-1].cached_tokens == 48
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.mul_(-1)
+    again, fresh = answers(engine, [request])["0"], answers(Engine(loaded), [request])["0"]
+    assert (again[-1].cached_tokens, tokens_of(again)) == (0, tokens_of(fresh))
+
+
+def test_only_what_others_computed_counts_as_cached(llama: Loaded) -> None:
+    engine = Engine(llama, config=CRAMPED)
+    got = answers(engine, [*short(), long(None)])
+    assert engine.stats.preemptions > 0
+    assert {outputs[-1].cached_tokens for outputs in got.values()} == {0}
+
+
+def test_prompts_that_cannot_be_cut_still_share_a_budget() -> None:
+    engine = Engine(load_model("tiny/deepseek_v4"), config=EngineConfig(max_num_batched_tokens=50))
+    for index, prompt in enumerate(prompts([40] * 5)):
+        engine.submit(Request(id=str(index), prompt=prompt, sampling=Sampling(max_tokens=2, ignore_eos=True)))
+    first = engine.step()
+    assert (len(first), engine.stats.waiting) == (2, 3)  # the second one begins within the budget
+    while engine.has_work:
+        first += engine.step()
+    assert len(first) == 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["dense", "moe"])
 def test_real_models_answer_as_transformers_does_but_for_ties(base: Base) -> None:

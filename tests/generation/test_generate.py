@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import far_adapter
 
 from seektune.adapters.attach import activate, active_adapter, attach
 from seektune.config.adapter import AdapterSpec
@@ -98,6 +99,7 @@ def test_a_stop_token_ends_the_answer_and_is_no_text(llama: Loaded) -> None:
         llama.model.generation_config.eos_token_id = 1
     assert stopped.finish_reason == "stop"
     assert stopped.tokens == free.tokens[: free.tokens.index(free.tokens[4]) + 1]
+    assert stopped.text == llama.tokenizer.decode(stopped.tokens[:-1])
 
 
 def test_sampling_depends_on_the_seed_alone(llama: Loaded) -> None:
@@ -173,6 +175,24 @@ def test_the_context_is_never_exceeded(llama: Loaded) -> None:
     assert room.finish_reason == "length"
     with pytest.raises(ModelError, match=rf"{context + 1} tokens and the model's context is {context}"):
         generate(llama, "x" * context)
+
+
+def test_what_is_not_finite_is_an_error_and_no_empty_answer() -> None:
+    loaded = load_model("tiny/llama")
+    loaded.model.model.norm.weight.data[0] = torch.nan
+    with pytest.raises(ModelError, match="not finite"):
+        generate(loaded, TEXT)
+    with pytest.raises(ModelError, match="not finite"):
+        list(stream(loaded, TEXT))
+
+
+def test_a_stream_keeps_its_adapter_when_another_comes() -> None:
+    loaded = load_model("tiny/llama")
+    expected = generate(loaded, TEXT, max_new_tokens=12).text
+    pieces = stream(loaded, TEXT, max_new_tokens=12, adapter=None)
+    said = next(pieces)
+    far_adapter(loaded, "late")
+    assert said + "".join(pieces) == expected
 
 
 def test_a_model_without_a_tokenizer_says_so() -> None:

@@ -10,6 +10,7 @@ from engine_runs import far_folder
 
 from seektune.adapters.attach import active_adapter, adapters
 from seektune.errors import ConfigError
+from seektune.models.load import load_model
 from seektune.recipes.adapted import adapter_name, open_adapted, open_resident, opening
 from seektune.types import Message
 
@@ -61,3 +62,12 @@ def test_adapters_can_be_resident_together_whatever_their_rank(finished: Path, t
     assert open_resident("tiny/llama").slots is None
     with pytest.raises(ConfigError, match="two adapters are called run"):
         open_resident(str(finished), [finished])
+
+
+def test_an_adapter_that_is_called_as_the_base_is_an_error(tmp_path: Path) -> None:
+    base = load_model("tiny/llama")
+    base.model.save_pretrained(tmp_path / "clinic")
+    base.tokenizer.save_pretrained(tmp_path / "clinic")
+    folder = far_folder("llama", tmp_path / "adapters" / "clinic")
+    with pytest.raises(ConfigError, match="an adapter is called clinic, as the base is: rename its folder"):
+        open_resident(str(tmp_path / "clinic"), [folder])

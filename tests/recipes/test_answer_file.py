@@ -26,7 +26,7 @@ def opened(path: Path) -> Iterator[AnswerFile]:
 def two_answers(folder: Path) -> Path:
     path = folder / "new" / "answers.jsonl"
     with opened(path) as answers:
-        answers.check_settings(MADE)
+        answers.begin(MADE)
         answers.append(7, TWO, {"text": "b\n好"})
         answers.append(2, ONE, {"text": "a"})
     return path
@@ -39,7 +39,7 @@ def test_an_answer_is_a_line_that_names_its_question_and_settings(tmp_path: Path
         assert answers.answered == 2
         assert [answers.holds(line, ONE) for line in (1, 2, 3, 100)] == [False, True, False, False]
         answers.check_end(7)
-        answers.check_settings(MADE)
+        answers.begin(MADE)
 
 
 def test_another_question_in_an_answered_line_is_an_error(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_another_question_in_an_answered_line_is_an_error(tmp_path: Path) -> Non
 
 def test_other_settings_are_an_error(tmp_path: Path) -> None:
     with opened(two_answers(tmp_path)) as answers, pytest.raises(ConfigError, match="was begun with another"):
-        answers.check_settings(hashed("others"))
+        answers.begin(hashed("others"))
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60, -1])
@@ -66,6 +66,7 @@ def test_a_last_line_that_was_cut_short_is_taken_away(tmp_path: Path, cut: int, 
     with opened(path) as answers:
         assert answers.answered == 1
         assert not answers.holds(2, ONE)
+        answers.begin(MADE)
         answers.append(2, ONE, {"text": "a"})
     assert path.read_bytes() == first + second
 
@@ -90,12 +91,29 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
 def test_bad_rows_lie_beside_the_answers_and_are_those_of_the_last_run(tmp_path: Path) -> None:
     path = two_answers(tmp_path)
     with opened(path) as answers:
+        answers.begin(MADE)
         answers.append_bad(Bad("q.jsonl", 3, "no", "raw"))
         assert answers.bad == 1
     beside = tmp_path / "new" / "answers.errors.jsonl"
     assert json.loads(beside.read_text()) == {"file": "q.jsonl", "line": 3, "reason": "no", "raw": "raw"}
-    with opened(path):
+    before = path.read_bytes()
+    with opened(path) as answers:
+        with pytest.raises(ConfigError, match="was begun with another"):
+            answers.begin(hashed("others"))
+        assert beside.exists()  # a refusal changes nothing
+        answers.begin(MADE)
         assert not beside.exists()
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_was_made_for_nothing_is_gone_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with opened(path):
+        assert path.exists()
+    assert not path.exists()
+    with opened(path) as answers:
+        answers.begin(MADE)
+    assert path.read_bytes() == b""
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
