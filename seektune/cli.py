@@ -132,7 +132,8 @@ def generate(
         str, typer.Argument(help="The question, - reads it from standard input; with --out, a JSONL file.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Answer every row of a file into this one, or go on with that.")
+        Path | None,
+        typer.Option(help="Write the answers to the file PROMPT here; what was begun goes on."),
     ] = None,
     adapter: Adapter = None,
     max_new_tokens: MaxNewTokens = 256,
@@ -163,7 +164,7 @@ def chat(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Talk to a model; /help lists what else can be said. In a pipe: a question a line, only answers out."""
+    """Talk to a model; /help lists commands. In a pipe each line is a question, and only answers come out."""
     from seektune.recipes import chat as recipe
 
     recipe.run(
@@ -186,13 +187,13 @@ def serve(
         Path | None, typer.Option(help="File with a line use:KEY or administer:KEY for each key.")
     ] = None,
     cors_origin: Annotated[
-        list[str] | None, typer.Option(help="Origin whose pages may call; several times.")
+        list[str] | None, typer.Option(help="Web origin whose pages may call this server; may be repeated.")
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16; auto is the checkpoint's.")
+        str, typer.Option(help="float32, bfloat16, float16; auto is the run's, else the checkpoint's.")
     ] = "auto",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="E.g. engine.max_num_seqs=32; several times.")
+        list[str] | None, typer.Option("--set", help="Setting, e.g. engine.max_num_seqs=32; may be repeated.")
     ] = None,
 ) -> None:
     """Serve a model and its adapters over HTTP, as OpenAI's API."""
@@ -211,10 +212,11 @@ def export(
     to: Annotated[str, typer.Option(help="vllm, peft, triton, or merged: a model without adapter.")],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Of triton, e.g. kind=gpu; several times.")
+        list[str] | None,
+        typer.Option("--set", help="Setting of --to triton, as kind=gpu; may be repeated."),
     ] = None,
 ) -> None:
-    """Write a run's adapter for another program, strictly: what that one would drop is refused."""
+    """Write a run's adapter for another program; what that one would silently drop is refused."""
     from seektune.recipes import export as recipe
 
     recipe.run(run, to=to, out=out, settings=settings or ())

@@ -47,7 +47,7 @@ def real_folder(folder: Path, root: Path | str | None) -> Path:
                 raise AdapterError(f"{folder} leads outside {root}, where adapters may be loaded from")
     if not found:
         raise AdapterError(
-            f"{folder} is not a folder; an adapter is the folder that save_adapter wrote", "missing"
+            f"{folder} is not a folder: give an adapter's, such as the folder `adapter` of a run", "missing"
         )
     return resolved
 

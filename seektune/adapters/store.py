@@ -229,9 +229,9 @@ def _read_manifest(folder: Path) -> _Manifest | None:
 def _check_base(loaded: Loaded, folder: Path, manifest: _Manifest) -> None:
     if manifest.identity != loaded.identity:
         raise AdapterError(
-            f"{folder} was trained on the base {manifest.source} (identity {manifest.identity}), but the "
-            f"loaded base is {loaded.source} (identity {loaded.identity}): load the first one, "
-            f"load_model({manifest.source!r})"
+            f"{folder} was trained on the base {manifest.source} (identity {manifest.identity[:12]}), but "
+            f"the loaded base is {loaded.source} (identity {loaded.identity[:12]}): load that base, or give "
+            "an adapter that was trained on this one"
         )
 
 

@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 from seektune.config.adapter import AdapterSpec
 from seektune.config.data import DataConfig
-from seektune.config.section import Section, override, validated
+from seektune.config.section import Section, override, read_yaml, validated
 from seektune.config.training import PER_STAGE, TrainingConfig
 from seektune.errors import ConfigError
 
@@ -54,7 +54,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ConfigError listing every wrong key and value with its place and the near miss.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = read_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; `seektune init NAME` writes one to start from"

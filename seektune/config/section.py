@@ -13,6 +13,18 @@ from seektune.errors import ConfigError
 
 S = TypeVar("S", bound="Section")
 
+# What other programs call ours; too far from it for a near miss.
+_MEANT = {
+    "alpha": "lora_alpha",
+    "batch_size": "per_device_train_batch_size",
+    "dropout": "lora_dropout",
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "max_seq_length": "max_length",
+    "num_epochs": "num_train_epochs",
+    "rank": "r",
+}
+
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, values are coerced, nothing changes later."""
@@ -34,6 +46,24 @@ def validated(section: type[S], tree: dict[str, Any], where: str) -> S:
         raise ConfigError(f"{where}: " + "\n  ".join(["", *lines]).lstrip("\n ")) from None
 
 
+def read_yaml(text: str) -> Any:
+    """What YAML says. Raises yaml.YAMLError where it is none, or gives a key twice in one mapping."""
+    return yaml.load(text, _StrictLoader)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML of plain values; PyYAML's own takes the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"{key.value} is given twice, in lines {lines[key.value]} and {line}")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def override(tree: dict[str, Any], text: str) -> None:
     """Set what `section.key=value` names in plain values; the value is YAML."""
     key, equals, value = text.partition("=")
@@ -48,7 +78,7 @@ def override(tree: dict[str, Any], text: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"override {text!r}: {name} is not a section")
     try:
-        node[leaf] = yaml.safe_load(value)
+        node[leaf] = read_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {text!r} is not valid YAML: {error}") from None
 
@@ -58,10 +88,19 @@ def _explain(section: type[Section], problem: dict[str, Any]) -> str:
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
         return f"{place}: {message}" if place else message
-    known = _known_keys(section, problem["loc"][:-1])
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-    return f"{place}: unknown key; {hint}"
+    return f"{place}: unknown key; {_hint(section, problem['loc'][:-1], str(problem['loc'][-1]))}"
+
+
+def _hint(root: type[Section], path: Sequence[int | str], key: str) -> str:
+    known, meant = _known_keys(root, path), _MEANT.get(key, key)
+    sections = {name: _section_in(field.annotation) for name, field in root.model_fields.items()}
+    elsewhere = [name for name, inner in sections.items() if inner and meant in inner.model_fields]
+    if meant in known:
+        return f"did you mean {meant}?"
+    if elsewhere:
+        return f"did you mean {elsewhere[0]}.{meant}?"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
 
 
 def _known_keys(section: type[Section], path: Sequence[int | str]) -> list[str]:

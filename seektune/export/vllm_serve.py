@@ -27,6 +27,7 @@ def script(service: Service) -> str:
 # Serves the base and {service.served} with vLLM; further arguments go to vLLM.
 # BASE is another place of the base, PORT another port; DEVICE=cpu is for vLLM's CPU build.
 set -euo pipefail
+command -v vllm >/dev/null || {{ echo 'error: there is no command vllm here: pip install vllm' >&2; exit 2; }}
 here=$(cd "$(dirname "$0")" && pwd)
 base={quote(service.base)}
 flags=()

@@ -43,7 +43,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{folder} is an adapter folder, not a base model: load its base, then use load_adapter on it"
+            f"{folder} is an adapter folder, not a base model: give its run's folder, or its base with "
+            "--adapter FOLDER (load_adapter in Python)"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -80,6 +80,7 @@ def _from_modelscope(name: str, weights: bool) -> Path:
 def _offline(name: str, place: str) -> OfflineError:
     switch = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return OfflineError(
-        f"cannot fetch {name} from {place}{switch}; use a local folder, tiny/<name>, another endpoint "
-        f"through HF_ENDPOINT (such as https://hf-mirror.com), or {_MODELSCOPE}{name}"
+        f"{name} is no folder here, and seektune cannot fetch {name} from {place}{switch}; use a local "
+        "folder, tiny/<name>, another endpoint through HF_ENDPOINT (such as https://hf-mirror.com), or "
+        f"{_MODELSCOPE}{name}"
     )

@@ -98,6 +98,15 @@ def opening(model: str) -> tuple[list[Message], str]:
     return [Message("system", data.system_prompt)] if data.system_prompt else [], data.prompt_prefix
 
 
+def trained_with(run: str) -> str:
+    """What a run's conversations began with, for callers who have to send it: servers add nothing."""
+    turns, prefix = opening(run)
+    lines = [f"the system prompt of its training first: {turn.content!r}" for turn in turns]
+    if prefix:
+        lines.append(f"each question as in its training: {prefix!r} before it")
+    return "".join(f"  {run} wants {line}\n" for line in lines)
+
+
 def adapter_name(folder: Path) -> str:
     """The name of an adapter: its folder's, or its run's when the folder is a run's `adapter`."""
     folder = folder.resolve()

@@ -16,7 +16,7 @@ from seektune.export.peft import export_peft
 from seektune.export.triton import export_triton
 from seektune.export.vllm import export_vllm
 from seektune.models.load import load_model
-from seektune.recipes.adapted import adapter_name
+from seektune.recipes.adapted import adapter_name, trained_with
 from seektune.recipes.run_folder import read_finished
 
 TARGETS = ("vllm", "peft", "merged", "triton")
@@ -38,6 +38,8 @@ def run(
         raise ConfigError(f"--set is for --to triton: {to} has no settings")
     refuse_existing(out)
     config = read_finished(run)
+    if to != "peft" and (training := trained_with(str(run))):
+        console.print(training.rstrip(), soft_wrap=True)
     given = {"base_model": config.base_model, "dtype": config.compute_dtype, "dequantize": config.dequantize}
     triton = triton_export(given, settings) if to == "triton" else None
     # Files hold the checkpoint's dtype; a server computes in the run's, where an adapter may overflow.

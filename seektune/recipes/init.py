@@ -33,7 +33,7 @@ lora:
   r: 16
   lora_alpha: 32
   target_modules: [attention, dense, shared]   # and routed for the experts; names or one regex work too
-  exclude_modules: []        # the router is never included
+  exclude_modules: []        # the router is never included; for vLLM with V2 or V3: [kv_b_proj]
   # experts: {{1: [0, 3]}}     # with routed: chosen experts per layer, or a JSON file of them
   lora_dropout: 0.05
   bias: none
@@ -71,6 +71,8 @@ def run(name: str, *, base_model: str = "tiny/deepseek_v3", data: str = "train.j
     path = Path(f"{name}.yaml")
     if path.exists():
         raise ConfigError(f"{path} exists already; choose another name or remove it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent}: make it first")
     values = {"base_model": base_model, "output_dir": f"runs/{Path(name).name}", "data": data}
     quoted = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
     text = TEMPLATE.format(name=name, **quoted)

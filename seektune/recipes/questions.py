@@ -73,7 +73,8 @@ def _question(record: Record, asking: Asking) -> Question:
     if isinstance(name, bool) or not isinstance(name, str | int | None):
         raise ConfigError("id must be a string or an integer")
     if ("prompt" in fields) == ("messages" in fields):
-        raise ConfigError("a row has a prompt or messages, and not both")
+        has = ", ".join(fields) or "nothing"
+        raise ConfigError(f"a row has a prompt or messages, and not both; this one has {has}")
     opening: Sequence[Message] = ()
     if "prompt" in fields:
         prompt = fields.pop("prompt")

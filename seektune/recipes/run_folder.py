@@ -33,7 +33,7 @@ class Opened:
 
 
 def open_run(config: RunConfig, *, overwrite: bool = False, resume: str = "auto") -> Opened:
-    """Make `config.output_dir` ready for the run, or for what is left of it.
+    """What `config.output_dir` holds of the run; nothing is written yet.
 
     A run that was begun goes on from the newest checkpoint that verifies (`resume` auto), from the one that
     `resume` names, or starts again (never). Raises ConfigError listing the keys in which a run already
@@ -41,31 +41,39 @@ def open_run(config: RunConfig, *, overwrite: bool = False, resume: str = "auto"
     first step (a misspelt target, say) holds nothing to lose and makes way.
     """
     folder = config.output_dir
-    if overwrite:
-        clear(folder)
     recorded = folder / "run.yaml"
     state: State | None = None
     passed: tuple[str, ...] = ()
-    if recorded.exists():
+    if recorded.exists() and not overwrite:
         changed = changed_keys(load_config(recorded), config)
         if changed and (folder / "metrics.jsonl").exists():
             listed = "\n  ".join(changed)
-            raise ConfigError(f"{folder} holds another run; --overwrite replaces it; it differs:\n  {listed}")
+            raise ConfigError(
+                f"{folder} holds another run; --overwrite replaces it, output_dir=ANOTHER keeps both; it "
+                f"differs:\n  {listed}"
+            )
         if not changed and is_finished(folder):
             return Opened(finished=True)
         if not changed:
             state, passed = to_resume(folder, resume)
-    if state is not None:
-        recorded.write_text(dump_config(config), encoding="utf-8")
-        cut(folder / "metrics.jsonl", state.step)
-        return Opened(state=state, passed=passed)
-    if resume not in ("auto", "never"):
+    if state is None and resume not in ("auto", "never"):
         raise ConfigError(f"--resume {resume}: {folder} holds no run that could go on")
-    clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    recorded.write_text(dump_config(config), encoding="utf-8")
-    write_json(folder / "environment.json", environment())
-    return Opened()
+    return Opened(state=state, passed=passed)
+
+
+def begin_run(config: RunConfig, state: State | None) -> None:
+    """Make `config.output_dir` ready to go on from `state`, or for a new run: what was there makes way.
+
+    To be called when nothing is left that could be wrong with the new one.
+    """
+    folder = config.output_dir
+    if state is None:
+        clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "environment.json", environment())
+    else:
+        cut(folder / "metrics.jsonl", state.step)
+    (folder / "run.yaml").write_text(dump_config(config), encoding="utf-8")
 
 
 def to_resume(folder: Path, resume: str) -> tuple[State | None, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from seektune.config.serving import ServeConfig
 from seektune.errors import ConfigError
-from seektune.recipes.adapted import adapter_folder, adapter_name, open_base, opening
+from seektune.recipes.adapted import adapter_folder, adapter_name, open_base, trained_with
 from seektune.serving.auth import read_keys, refuse_open_address
 from seektune.serving.backend import settle
 from seektune.serving.server import listen, open_service, server_of
@@ -49,7 +49,9 @@ def run(
             names = [served.name for served in service.backend.names.all()]
             settle()
             listening.listen()  # who calls as soon as the page says so waits and is not refused
-            console.print(page(listening, names, bool(keys.roles), trained_with(model)), soft_wrap=True)
+            runs = [model, *(text.partition("=")[2] for text in adapters)]
+            training = "".join(map(trained_with, runs))
+            console.print(page(listening, names, bool(keys.roles), training), soft_wrap=True)
             server_of(service).run([listening])
 
 
@@ -59,15 +61,6 @@ def named(text: str) -> tuple[str, Path]:
     if not name or not equals or not folder:
         raise ConfigError(f"--adapters {text!r} is not name=folder, for example medical=runs/medical")
     return name, adapter_folder(Path(folder))
-
-
-def trained_with(model: str) -> str:
-    """What a run's conversations began with, which callers have to send: nothing is added to messages."""
-    turns, prefix = opening(model)
-    lines = [f"  send the system prompt of its training first: {turn.content!r}\n" for turn in turns]
-    if prefix:
-        lines.append(f"  begin each question as in its training: {prefix!r}\n")
-    return "".join(lines)
 
 
 def page(listening: socket.socket, names: Sequence[str], has_keys: bool, training: str = "") -> str:
@@ -82,5 +75,5 @@ def page(listening: socket.socket, names: Sequence[str], has_keys: bool, trainin
         f"  open {url}/ in a browser\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{said}'\n"
         f"{training}"
-        "Ctrl-C ends in order: answers under way are finished; twice stops at once"
+        "Ctrl-C ends when the answers under way are complete; pressed again, it cuts them off"
     )

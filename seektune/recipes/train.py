@@ -24,7 +24,7 @@ from seektune.recipes.estimate import beside
 from seektune.recipes.evaluate import compare, router_unchanged
 from seektune.recipes.fit import fit
 from seektune.recipes.prepare import prepared
-from seektune.recipes.run_folder import open_run
+from seektune.recipes.run_folder import begin_run, open_run
 from seektune.reports.html import write_report
 from seektune.runlog import write_json
 from seektune.training.hardware import process_now
@@ -53,7 +53,6 @@ def run(
     folder = config.output_dir
     check_installed(config.training.report_to)
     opened = first_alone(partial(open_run, config, overwrite=overwrite, resume=resume))
-    _check_shared(folder)
     if opened.finished:
         console.print(f"{folder} is finished: adapter in {folder / 'adapter'}; --overwrite trains again.")
         return folder
@@ -62,11 +61,13 @@ def run(
     if opened.state is not None:
         console.print(f"going on after step {opened.state.step}")
     first_alone(lambda: prepared(config, load_chat(config.base_model), console=console) and None)
+    _check_shared(folder)
     data = open_prepared(folder / "data")
     process = process_now()
     loaded = load_model(config.base_model, dtype=config.compute_dtype, dequantize=config.dequantize)
     attach(loaded, config.lora, seed=config.training.seed)
     console.print(str(inventory(loaded)), highlight=False)
+    first_alone(partial(begin_run, config, opened.state))
 
     started = time.process_time() - (opened.state.values["cpu_seconds"] if opened.state else 0.0)
     failure = fit(config, loaded, data, state=opened.state, console=console)
@@ -107,7 +108,7 @@ def _show(
 
 def _check_shared(folder: Path) -> None:
     """Refuse a folder that is not the one the first process has opened."""
-    if not (folder / "run.yaml").exists():
+    if not (folder / "data").exists():
         raise TrainingError(
             f"{folder} of the first process is not here: with several machines output_dir must lie on "
             "storage that all of them share"

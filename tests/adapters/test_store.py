@@ -206,10 +206,10 @@ def _refused(folder: Path, words: str) -> str:
 def test_the_wrong_base_is_named_with_both_identities_and_the_fix(adapted: Build, tmp_path: Path) -> None:
     save_adapter(adapted("llama"), tmp_path / "adapter")
     other = load_model("tiny/llama", seed=1)
-    with pytest.raises(AdapterError, match=r"load_model\('tiny/llama'\)") as caught:
+    with pytest.raises(AdapterError, match="load that base, or give an adapter") as caught:
         load_adapter(other, tmp_path / "adapter")
-    assert other.identity in str(caught.value)
-    assert load_model("tiny/llama").identity in str(caught.value)
+    assert other.identity[:12] in str(caught.value)
+    assert load_model("tiny/llama").identity[:12] in str(caught.value)
     with pytest.raises(AdapterError, match="trained on the base tiny/llama"):
         load_adapter(load_model("tiny/qwen2"), tmp_path / "adapter")
 

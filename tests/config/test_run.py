@@ -87,7 +87,12 @@ def test_an_override_can_name_a_list(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("training.lerning_rate=1", "did you mean learning_rate?"),
-        ("lora.rank=8", "known keys: r, lora_alpha"),
+        ("lora.rank=8", "did you mean r?"),
+        ("lora.nothing=8", "known keys: r, lora_alpha"),
+        ("training.lr=1", "did you mean learning_rate?"),
+        ("training.batch_size=8", "did you mean per_device_train_batch_size?"),
+        ("max_steps=5", "max_steps: unknown key; did you mean training.max_steps?"),
+        ("epochs=5", "did you mean training.num_train_epochs?"),
         ("trainning.seed=1", "did you mean training?"),
         ("lora.bias=all", "lora.bias"),
         ("lora.target_modules=[]", "is empty"),
@@ -121,6 +126,14 @@ def test_two_precisions_exclude_each_other(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="seektune init"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_key_that_is_given_twice_is_named_with_its_lines(tmp_path: Path) -> None:
+    text = "base_model: tiny/llama\ntraining:\n  seed: 1\n  max_steps: 2\n  seed: 3\n"
+    with pytest.raises(ConfigError, match="seed is given twice, in lines 3 and 5"):
+        load_config(write(tmp_path, text))
+    with pytest.raises(ConfigError, match="path is given twice"):
+        load_config(write(tmp_path), ["data.eval={path: a.jsonl, path: b.jsonl}"])
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words"])

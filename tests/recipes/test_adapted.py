@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from engine_runs import far_folder
+from tiny_runs import tiny_config
 
 from seektune.adapters.attach import active_adapter, adapters
+from seektune.config.run import dump_config
 from seektune.errors import ConfigError
 from seektune.models.load import load_model
-from seektune.recipes.adapted import adapter_name, open_adapted, open_resident, opening
+from seektune.recipes.adapted import adapter_name, open_adapted, open_resident, opening, trained_with
 from seektune.types import Message
 
 
@@ -71,3 +73,12 @@ def test_an_adapter_that_is_called_as_the_base_is_an_error(tmp_path: Path) -> No
     folder = far_folder("llama", tmp_path / "adapters" / "clinic")
     with pytest.raises(ConfigError, match="an adapter is called clinic, as the base is: rename its folder"):
         open_resident(str(tmp_path / "clinic"), [folder])
+
+
+def test_a_run_says_what_its_callers_have_to_send(tmp_path: Path):
+    assert trained_with("tiny/llama") == ""
+    data = {"train": ["x"], "system_prompt": "You sort questions.", "prompt_prefix": "Question: "}
+    (tmp_path / "run.yaml").write_text(dump_config(tiny_config(tmp_path, "run", data=data)), encoding="utf-8")
+    text = trained_with(str(tmp_path))
+    assert f"{tmp_path} wants the system prompt of its training first: 'You sort questions.'" in text
+    assert "wants each question as in its training: 'Question: ' before it" in text

@@ -69,9 +69,10 @@ def test_faults_of_the_data_are_named_from_the_folder_alone(
     assert causes[0].sentence.split(";")[0] in (run / "report.html").read_text("utf-8").replace("&#39;", "'")
 
 
-def test_json_is_what_is_written(finished: Path) -> None:
-    _, page = diagnosed(finished, probes=False, as_json=True)
-    assert json.loads(page) == json.loads((finished / "diagnosis.json").read_text("utf-8"))
+def test_json_is_what_is_written(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    _, page = diagnosed(run, probes=False, as_json=True)
+    assert json.loads(page) == json.loads((run / "diagnosis.json").read_text("utf-8"))
 
 
 def test_a_group_that_was_frozen_is_named_in_a_moved_folder(finished: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_evaluating_again_from_the_files_gives_the_same_accuracies(finished: Pat
 
 def test_a_run_without_an_adapter_names_the_command_that_finishes_it(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
-    run_folder.open_run(config)
+    run_folder.begin_run(config, None)
     with pytest.raises(ConfigError, match="finish it with `seektune train"):
         evaluate.run(config.output_dir)
 

@@ -6,12 +6,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from tiny_runs import tiny_config
 
-from seektune.config.run import dump_config
 from seektune.config.serving import serve_config
 from seektune.errors import ConfigError
-from seektune.recipes.serve import named, page, run, trained_with
+from seektune.recipes.serve import named, page, run
 
 
 def test_an_adapter_is_named_with_its_folder_or_its_run(tmp_path: Path):
@@ -32,15 +30,6 @@ def test_the_page_names_what_is_served_and_a_line_that_calls_it():
     assert f"curl http://127.0.0.1:{port}/v1/chat/completions" in text
     assert "Authorization: Bearer KEY" in text
     assert '"model": "medical"' in text
-
-
-def test_the_page_says_what_a_run_was_trained_with(tmp_path: Path):
-    assert trained_with("tiny/llama") == ""
-    data = {"train": ["x"], "system_prompt": "You sort questions.", "prompt_prefix": "Question: "}
-    (tmp_path / "run.yaml").write_text(dump_config(tiny_config(tmp_path, "run", data=data)), encoding="utf-8")
-    text = trained_with(str(tmp_path))
-    assert "system prompt of its training first: 'You sort questions.'" in text
-    assert "begin each question as in its training: 'Question: '" in text
 
 
 def test_an_open_address_without_keys_is_refused_before_anything_is_loaded(monkeypatch):

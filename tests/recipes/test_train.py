@@ -11,7 +11,7 @@ from rich.console import Console
 from tiny_runs import tiny_config, write_rows
 
 from seektune.config.run import load_config
-from seektune.errors import ConfigError, DataError
+from seektune.errors import ConfigError, DataError, ModelError, TargetError
 from seektune.recipes import train
 
 
@@ -54,6 +54,17 @@ def test_the_same_run_again_says_it_is_finished(finished: Path) -> None:
 def test_another_run_in_the_same_folder_is_refused(finished: Path) -> None:
     with pytest.raises(ConfigError, match=r"training\.max_steps: 3 → 4"):
         train.run(load_config(finished / "run.yaml", ["training.max_steps=4"]))
+
+
+def test_a_run_that_is_to_be_replaced_stays_until_the_new_one_can_begin(finished: Path) -> None:
+    files = [path for path in finished.rglob("*") if path.is_file() and "data" not in path.parts[-2:]]
+    before = {path: path.read_bytes() for path in files}
+    for wrong, error in (("lora.target_modules=routd", TargetError), ("base_model=tiny/lama", ModelError)):
+        with pytest.raises(error):
+            train.run(
+                load_config(finished / "run.yaml", [wrong]), overwrite=True, console=Console(quiet=True)
+            )
+    assert {path: path.read_bytes() for path in files} == before
 
 
 def test_rows_over_the_length_limit_are_counted_and_named(tmp_path: Path) -> None:
