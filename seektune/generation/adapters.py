@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from typing import Protocol
 
@@ -99,9 +99,11 @@ class AttachedAdapters:
 
     def using(self, chunks: Items[Scheduled]) -> AbstractContextManager[None]:
         """As `Adapters.using`."""
-        name = chunks[0][0].request.adapter
-        if name is not None and name not in adapters(self._loaded):
+        name, known = chunks[0][0].request.adapter, adapters(self._loaded)
+        if name is not None and name not in known:
             raise AdapterError(f"the adapter {name!r} was detached while it was answering")
+        if not known:
+            return nullcontext()
         return at_work(list(wrappers_of(self._loaded.model).values()), name)  # others may have come since
 
 

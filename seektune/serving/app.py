@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from seektune.config.serving import ServingConfig
-from seektune.errors import AdapterError, SeektuneError
+from seektune.errors import SeektuneError
 from seektune.serving.auth import Guard, Keys, administers, response_of
 from seektune.serving.backend import Backend
 from seektune.serving.body import B, read
@@ -25,11 +25,10 @@ from seektune.serving.limits import body_of
 from seektune.serving.metrics import Metrics
 from seektune.serving.playground import playground
 from seektune.serving.protocol import AliasBody, ChatBody, LoadBody, TextBody
-from seektune.serving.refusal import Refusal, shown
+from seektune.serving.refusal import Refusal, refusal_of, shown
 from seektune.serving.served import Served
 from seektune.serving.strict_json import parse
 
-_STATUS = {"wrong": 400, "missing": 404, "busy": 503, "unsaved": 500}  # of an AdapterError, by its kind
 _QUICK = 64 << 10  # bytes of a body that is read at once; a larger one would hold up everybody
 
 
@@ -95,11 +94,8 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
         return response_of(refusal)
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, Refusal):
-            return refuse(error)
-        kind = error.kind if isinstance(error, AdapterError) else "wrong"
-        later = {"Retry-After": "1"} if kind == "busy" else None
-        return refuse(Refusal(str(error), _STATUS[kind], headers=later))
+        assert isinstance(error, SeektuneError)
+        return refuse(refusal_of(error))
 
     async def no_route(call: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

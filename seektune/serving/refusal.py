@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from seektune.errors import SeektuneError
+from seektune.errors import AdapterError, SeektuneError
 
+_STATUS = {"wrong": 400, "missing": 404, "busy": 503, "unsaved": 500}  # of an AdapterError, by its kind
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -29,6 +30,14 @@ class Refusal(SeektuneError):
         """The body of the answer."""
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def refusal_of(error: SeektuneError) -> Refusal:
+    """What a caller is told of any error of ours: whose it is, and whether patience helps."""
+    if isinstance(error, Refusal):
+        return error
+    kind = error.kind if isinstance(error, AdapterError) else "wrong"
+    return Refusal(str(error), _STATUS[kind], headers={"Retry-After": "1"} if kind == "busy" else None)
 
 
 def timed_out() -> Refusal:

@@ -109,19 +109,21 @@ class TritonPythonModel:
         deadline = self._loop.time() + self._config.serving.request_timeout
         prompts = self._backend.prompts
         if isinstance(body, ChatBody):
-            ids = await prompts.conversation(body.conversation, "messages")
             sampling = body.asked(self._config.serving.default_max_tokens)
+            reading = prompts.conversation(body.conversation, "messages")
         else:
-            ids = await prompts.text(str(body.prompt), "text_input")
             sampling = body.asked()
-        served, [outbox] = await self._backend.submit(body.model, [ids], [sampling], deadline)
+            reading = prompts.text(str(body.prompt), "text_input")
+        outboxes: list[Outbox] = []
         try:
             async with asyncio.timeout_at(deadline):
-                await self._forward(outbox, responses, served.id, whole=not body.stream)
+                ids = await reading
+                served, outboxes = await self._backend.submit(body.model, [ids], [sampling], deadline)
+                await self._forward(outboxes[0], responses, served.id, whole=not body.stream)
         except TimeoutError:
             raise timed_out() from None
         finally:
-            self._backend.worker.cancel([outbox])
+            self._backend.worker.cancel(outboxes)
 
     async def _forward(self, outbox: Outbox, responses: _Responses, model: str, *, whole: bool) -> None:
         """Send what comes, or all of it in one response at the end."""

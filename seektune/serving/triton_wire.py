@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from seektune.errors import SeektuneError
 from seektune.generation.request import Output
 from seektune.serving.answers import usage
 from seektune.serving.body import Body, read
 from seektune.serving.protocol import ChatBody, TextBody
-from seektune.serving.refusal import Refusal
+from seektune.serving.refusal import Refusal, refusal_of
 from seektune.serving.strict_json import parse
 
 Tensors = Mapping[str, str | Sequence[int]]
@@ -83,9 +84,9 @@ def controlled(state: Mapping[str, Any]) -> Tensors:
     return {"control_output": json.dumps(state, ensure_ascii=False)}
 
 
-def code_of(error: Exception) -> str:
+def code_of(error: SeektuneError) -> str:
     """The name of Triton's code for an error that a caller is told."""
-    status = error.status if isinstance(error, Refusal) else 400
+    status = refusal_of(error).status
     return _CODES.get(status, "INVALID_ARG" if status < 500 else "UNAVAILABLE")
 
 
