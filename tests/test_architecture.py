@@ -27,7 +27,7 @@ LEVELS = {
 
 # Each foreign library and the only modules (or rooms) that may import it; docs/design.md has the reasons.
 DOORS = {
-    "pydantic": {"config", "serving.protocol"},
+    "pydantic": {"config", "serving.body", "serving.protocol"},
     "yaml": {"config"},
     "jinja2": {"data.templates.render", "reports"},
     "pyarrow": {"data.sources.decoding", "data.sources.tables", "data.prepared"},
@@ -46,7 +46,7 @@ DOORS = {
     "packaging": {"recipes.installation"},
     "fastapi": {"serving.app"},
     "starlette": {"serving"},
-    "uvicorn": {"serving.server"},
+    "uvicorn": {"serving.server", "serving.connections"},
     "prometheus_client": {"serving.metrics"},
     "triton_python_backend_utils": {"serving.triton_model"},
     "rich": {"recipes"},

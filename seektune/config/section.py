@@ -48,7 +48,11 @@ def validated(section: type[S], tree: dict[str, Any], where: str) -> S:
 
 def read_yaml(text: str) -> Any:
     """What YAML says. Raises yaml.YAMLError where it is none, or gives a key twice in one mapping."""
-    return yaml.load(text, _StrictLoader)
+    loader = _StrictLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 class _StrictLoader(yaml.SafeLoader):

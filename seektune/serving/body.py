@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from seektune.serving.refusal import Refusal, shown
 
@@ -81,13 +80,13 @@ def _deeper(body: type[Body], value: Any, name: str) -> Any:
     return [_admitted(body, item, f"{name}.{index}.") for index, item in enumerate(value)]
 
 
-def _told(problems: Sequence[ErrorDetails]) -> tuple[str, str]:
+def _told(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Where and why; of a field that may have several types, as the one says that got furthest."""
 
-    def reached(problem: ErrorDetails) -> tuple[int, list[int]]:
+    def reached(problem: Mapping[str, Any]) -> tuple[int, list[int]]:
         return len(problem["loc"]), [part for part in problem["loc"] if isinstance(part, int)]
 
-    def place(problem: ErrorDetails) -> str:
+    def place(problem: Mapping[str, Any]) -> str:
         return ".".join(shown_key(part) for part in problem["loc"] if not _BRANCH.fullmatch(str(part)))
 
     where = place(max(problems, key=reached))
