@@ -39,24 +39,25 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > self._most:
             self.app = _Full(self.app, self._most, self._metrics)
-        self._wait()
+        self._look()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._wait_no_longer()
+        self._look()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._wait()
+        super().on_response_complete()  # which may begin with a call that has come already
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_longer()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
-        self._wait_no_longer()
-        if not self.transport.is_closing():
+    def _look(self) -> None:
+        """Let the time run exactly as long as no call is under way: more bytes are no more time."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_no_longer()
+        elif self._waiting is None and not self.transport.is_closing():
             self._waiting = self.loop.call_later(self._header_timeout, self.transport.close)
 
     def _wait_no_longer(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -65,10 +66,24 @@ def test_the_headers_of_a_next_call_are_waited_for_as_long(at: Running) -> None:
 
 
 def test_a_call_that_takes_longer_than_its_headers_may_is_answered(at: Running) -> None:
-    body = {"model": "tiny/llama", "prompt": "x", "ignore_eos": True, "max_tokens": 1000}
+    body = {"model": "tiny/llama", "prompt": "x", "ignore_eos": True, "max_tokens": 3000}
     began = time.monotonic()
     assert at.call("POST", "/v1/completions", json=body).status_code == 200
     assert time.monotonic() - began > SECONDS
+
+
+def test_a_call_that_came_with_another_is_given_its_time_too(at: Running) -> None:
+    body = json.dumps({"model": "tiny/llama", "prompt": "x", "ignore_eos": True, "max_tokens": 3000}).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    asked = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+    with ExitStack() as stack:
+        (one,) = sockets(at, stack)
+        one.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + asked)
+        said = b""
+        while more := one.recv(65536):
+            said += more
+    assert said.count(b"200 OK") == 2
+    assert b'"completion_tokens":3000' in said
 
 
 def test_a_connection_too_many_is_told_so_and_whoever_watches_is_answered(at: Running) -> None:
