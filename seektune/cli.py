@@ -8,6 +8,7 @@ wrong arguments.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,21 @@ Adapter = Annotated[
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; higher samples.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"seektune {version('seektune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """LoRA fine-tuning and serving for the DeepSeek model family."""
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,10 @@ def test_the_verbs_are_exactly_these() -> None:
         "export",
         "doctor",
     ]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert seektune("--version").stdout == f"seektune {version('seektune')}\n"
 
 
 def test_init_names_the_next_command(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def _opened(model: str, adapters: Sequence[Path]) -> tuple[Loaded, dict[str, Pat
     for folder in (*own, *adapters):
         name = adapter_name(folder)
         if name in folders:
-            raise ConfigError(f"two adapters are called {name}; rename the folder {folder}")
+            raise ConfigError(
+                f"two adapters are called {name}: {folders[name]} and {folder}; leave one out, or rename it"
+            )
         folders[name] = adapter_folder(folder)
     return loaded, folders
 

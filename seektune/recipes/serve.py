@@ -40,12 +40,12 @@ def run(
     asked = [named(text) for text in adapters]
     with listen(config.serving) as listening:  # an address that is taken is known before anything is loaded
         base, own = open_base(model, dtype)
-        named_all = [(adapter_name(folder), folder) for folder in own] + asked
-        if doubles := [name for name, times in Counter(name for name, _ in named_all).items() if times > 1]:
+        given = [(adapter_name(folder), folder) for folder in own] + asked
+        if doubles := [name for name, times in Counter(name for name, _ in given).items() if times > 1]:
             raise ConfigError(
                 f"two adapters have one name: {', '.join(doubles)}; give each its own name=folder"
             )
-        with closing(open_service(base, config, keys, dict(named_all))) as service:
+        with closing(open_service(base, config, keys, dict(given))) as service:
             names = [served.name for served in service.backend.names.all()]
             settle()
             listening.listen()  # who calls as soon as the page says so waits and is not refused

@@ -29,6 +29,7 @@ from seektune.serving.refusal import Refusal, refusal_of, shown
 from seektune.serving.served import Served
 from seektune.serving.strict_json import parse
 
+_WITHOUT_V1 = ("/chat/completions", "/completions", "/models", "/adapters")  # a base_url that ends too early
 _QUICK = 64 << 10  # bytes of a body that is read at once; a larger one would hold up everybody
 
 
@@ -99,8 +100,10 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
 
     async def no_route(call: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        asked = f"{call.method} {shown(call.url.path)}"
-        return refuse(Refusal(f"{asked}: {error.detail}", error.status_code, headers=error.headers))
+        path = call.url.path
+        hint = f"; did you mean /v1{path}?" if path in _WITHOUT_V1 else ""
+        said = f"{call.method} {shown(path)}: {error.detail}{hint}"
+        return refuse(Refusal(said, error.status_code, headers=error.headers))
 
     async def failed(_: Request, error: Exception) -> JSONResponse:
         return refuse(Refusal(f"the server failed ({type(error).__name__}): see its log", 500))

@@ -5,15 +5,18 @@ Names are single path components; nothing is listed or looked at through a link 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from seektune.adapters.folder import FILES, NAME, real_folder
 from seektune.errors import AdapterError
 
 _RUN = "adapter"  # where a run folder keeps its adapter
+_MOST_NAMED = 20  # of the adapters there are, in an error
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def find(root: Path, name: str, version: str | None = None) -> Found:
     for part in (name,) if version is None else (name, version):
         check_name(part)
     root = root.resolve()
+    if not os.path.lexists(root / name):
+        known = ", ".join(islice((name for name, _ in scan(root)), _MOST_NAMED)) or "none"
+        raise AdapterError(f"there is no adapter {name!r} to load; there are: {known}", "missing")
     base = real_folder(root / name, root)
     if version is None:
         found = _latest(root, name)
@@ -73,13 +79,12 @@ def find(root: Path, name: str, version: str | None = None) -> Found:
                 f"{name} holds no adapter: neither itself nor a folder in it is one", "missing"
             )
         return found
-    folder = real_folder(root / name / version, root)
-    if not _looks_like_one(folder):
-        raise AdapterError(
-            f"{name}/{version} is no adapter; versions: {', '.join(_versions(root, base)) or 'none'}",
-            "missing",
-        )
-    return _found(root, name, folder)
+    place = root / name / version
+    if os.path.lexists(place) and _looks_like_one(folder := real_folder(place, root)):
+        return _found(root, name, folder)
+    raise AdapterError(
+        f"{name}/{version} is no adapter; versions: {', '.join(_versions(root, base)) or 'none'}", "missing"
+    )
 
 
 def scan(root: Path) -> Iterator[tuple[str, Found | AdapterError]]:

@@ -164,6 +164,13 @@ def test_a_role_opens_what_is_its(server: Running):
     assert basic.status_code == 401
 
 
+def test_a_path_without_v1_is_told_what_it_lacks(server: Running):
+    got = server.call("POST", "/chat/completions", USE, json={})
+    assert (got.status_code, got.json()["error"]["message"]) == (
+        404, "POST '/chat/completions': Not Found; did you mean /v1/chat/completions?",
+    )  # fmt: skip
+
+
 def test_what_is_not_there_is_said_in_the_shape_of_errors(server: Running):
     missing = server.call("GET", "/v1/nowhere", USE)
     assert missing.status_code == 404

@@ -34,8 +34,11 @@ def test_what_is_not_there_is_named_with_what_is(root, put):
         find(root, "a", "2") if (root / "a" / "2").mkdir() is None else None
     with pytest.raises(AdapterError, match="holds no adapter"):
         find(root, "empty")
-    with pytest.raises(AdapterError, match="is not a folder"):
+    with pytest.raises(AdapterError, match=r"no adapter 'nothing' to load; there are: a$") as missing:
         find(root, "nothing")
+    assert missing.value.kind == "missing"
+    with pytest.raises(AdapterError, match="a/3 is no adapter; versions: 1"):
+        find(root, "a", "3")
 
 
 @pytest.mark.parametrize(
