@@ -23,6 +23,12 @@ def at() -> Iterator[Running]:
         yield server
 
 
+@pytest.fixture
+def patient() -> Iterator[Running]:
+    with running(load_model("tiny/llama"), max_connections=MOST, header_timeout=60) as server:
+        yield server
+
+
 def sockets(at: Running, stack: ExitStack, count: int = 1) -> list[socket.socket]:
     address = urlsplit(at.url)
     return [
@@ -86,20 +92,20 @@ def test_a_call_that_came_with_another_is_given_its_time_too(at: Running) -> Non
     assert b'"completion_tokens":3000' in said
 
 
-def test_a_connection_too_many_is_told_so_and_whoever_watches_is_answered(at: Running) -> None:
+def test_a_connection_too_many_is_told_so_and_whoever_watches_is_answered(patient: Running) -> None:
     with ExitStack() as stack:
-        sockets(at, stack, MOST)
-        refused = at.call("GET", "/v1/models")
+        sockets(patient, stack, MOST)
+        refused = patient.call("GET", "/v1/models")
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
         assert refused.json()["error"]["message"].startswith("4 connections are open")
-        assert at.call("GET", "/health").status_code == at.call("GET", "/ready").status_code == 200
-    while at.call("GET", "/v1/models").status_code == 503:  # until the server has seen them go
+        assert patient.call("GET", "/health").status_code == patient.call("GET", "/ready").status_code == 200
+    while patient.call("GET", "/v1/models").status_code == 503:  # until the server has seen them go
         time.sleep(0.05)
-    assert 'seektune_refused_total{status="503"}' in at.call("GET", "/metrics").text
+    assert 'seektune_refused_total{status="503"}' in patient.call("GET", "/metrics").text
 
 
-def test_the_last_connection_is_served(at: Running) -> None:
+def test_the_last_connection_is_served(patient: Running) -> None:
     with ExitStack() as stack:
-        sockets(at, stack, MOST - 1)
-        assert at.call("GET", "/v1/models").status_code == 200
+        sockets(patient, stack, MOST - 1)
+        assert patient.call("GET", "/v1/models").status_code == 200
