@@ -40,9 +40,9 @@ def sockets(at: Running, stack: ExitStack, count: int = 1) -> list[socket.socket
 @pytest.mark.parametrize("said", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "])
 def test_headers_that_do_not_come_end_their_connection(at: Running, said: bytes) -> None:
     with ExitStack() as stack:
+        began = time.monotonic()
         (one,) = sockets(at, stack)
         one.sendall(said)
-        began = time.monotonic()
         assert one.recv(1) == b""
         assert time.monotonic() - began > SECONDS / 2
 
