@@ -43,18 +43,18 @@ class ServingConfig(Section):
     request_timeout: float = Field(600.0, gt=0)  # from admission to the last token
     drain_timeout: float = Field(30.0, gt=0)  # for answers under way when the server is asked to end
 
-    @model_validator(mode="after")
-    def _root_to_look_at(self) -> ServingConfig:
-        if self.adapter_poll and self.adapter_root is None:
-            raise ValueError("adapter_poll looks for adapters in adapter_root: set it too")
-        return self
-
 
 class ServeConfig(Section):
     """All that `seektune serve` can be told beside models."""
 
     serving: ServingConfig = ServingConfig()
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _root_to_look_at(self) -> ServeConfig:
+        if self.serving.adapter_poll and self.serving.adapter_root is None:
+            raise ValueError("serving.adapter_poll looks for adapters in serving.adapter_root: set it too")
+        return self
 
 
 def serve_config(settings: dict[str, Any], overrides: Sequence[str] = ()) -> ServeConfig:

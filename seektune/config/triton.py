@@ -37,6 +37,7 @@ _HTTP_ONLY = (
     "max_body_bytes",
     "max_choices",
     "max_connections",
+    "header_timeout",
     "body_timeout",
 )
 

@@ -22,7 +22,7 @@ def test_settings_and_overrides_meet_in_one_configuration():
         ("serving.port=70000", "65535"),
         ("nothing", "is not key=value"),
         ("serving.request_timeout=.inf", "finite"),
-        ("serving.adapter_poll=1", "looks for adapters in adapter_root: set it too"),
+        ("serving.adapter_poll=1", "looks for adapters in serving.adapter_root: set it too"),
     ],
 )
 def test_a_wrong_setting_is_named(override: str, reason: str):

@@ -34,6 +34,10 @@ def test_settings_come_back_from_the_parameters_that_they_are_written_as() -> No
     assert (again.adapters, again.administer, again.engine.max_num_seqs) == (("a", "b"), True, 8)
 
 
+def test_a_root_to_watch_is_the_exporters_to_give() -> None:
+    assert triton_export(GIVEN, ["serving.adapter_poll=0.5"]).serving.adapter_poll == 0.5
+
+
 def test_parameters_of_triton_s_own_are_passed_over() -> None:
     parameters = {"base_model": "x", "EXECUTION_ENV_PATH": "/env", "FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
     assert triton_config(parameters) == TritonConfig(base_model="x")
@@ -47,6 +51,7 @@ def test_parameters_of_triton_s_own_are_passed_over() -> None:
         ({"base_model": "x", "engine.max_seqs": "8"}, "engine.max_seqs: unknown key"),
         ({"base_model": "x", "serving.max_loras": "none"}, "serving.max_loras: "),
         ({"base_model": "x", "serving.port": "9000"}, "serving.port is the HTTP server's"),
+        ({"base_model": "x", "serving.header_timeout": "9"}, "serving.header_timeout is the HTTP server's"),
         ({"base_model": "x", "kind": "gpu"}, "kind: unknown key"),
     ],
 )
