@@ -15,7 +15,7 @@ from rich.console import Console
 from seektune.config.serving import ServeConfig
 from seektune.errors import ConfigError
 from seektune.recipes.adapted import adapter_folder, adapter_name, open_base, trained_with
-from seektune.serving.auth import read_keys, refuse_open_address
+from seektune.serving.auth import in_url, read_keys, refuse_open_address
 from seektune.serving.backend import settle
 from seektune.serving.server import listen, open_service, server_of
 
@@ -66,8 +66,7 @@ def named(text: str) -> tuple[str, Path]:
 def page(listening: socket.socket, names: Sequence[str], has_keys: bool, training: str = "") -> str:
     """What is served, and how to call it."""
     host, port = listening.getsockname()[:2]
-    reachable = f"[{host}]" if ":" in host else host
-    url = f"http://{reachable}:{port}"
+    url = f"http://{in_url(host)}:{port}"
     key = " -H 'Authorization: Bearer KEY'" if has_keys else ""
     said = json.dumps({"model": names[-1], "messages": [{"role": "user", "content": "Hello"}]})
     return (

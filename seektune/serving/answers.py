@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from seektune.generation.request import Output, TokenLogprob
@@ -75,9 +76,9 @@ class Reply:
                 for one in chosen
             ]
             return {"content": content, "refusal": None}
-        tokens = [self._named(one.token)[0] for one in chosen]
+        widths = [self.width([one]) for one in chosen]
         return {
-            "tokens": tokens,
+            "tokens": [self._named(one.token)[0] for one in chosen],
             "token_logprobs": [_finite(one.logprob) for one in chosen],
             "top_logprobs": [
                 {
@@ -86,7 +87,7 @@ class Reply:
                 }
                 for one in chosen
             ],
-            "text_offset": [offset + self.width(chosen[:index]) for index in range(len(chosen))],
+            "text_offset": list(accumulate(widths[:-1], initial=offset)),
         }
 
     def width(self, chosen: Sequence[TokenLogprob]) -> int:

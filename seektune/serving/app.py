@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from seektune.config.serving import ServingConfig
 from seektune.errors import SeektuneError
-from seektune.serving.auth import Guard, Keys, administers, response_of
+from seektune.serving.auth import Guard, Keys, administers, in_url, response_of
 from seektune.serving.backend import Backend
 from seektune.serving.body import B, read
 from seektune.serving.completions import Answering
@@ -75,8 +75,8 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _middleware(service: Service) -> list[Middleware]:
-    host = f"[{service.config.host}]" if ":" in service.config.host else service.config.host
-    guard = Middleware(Guard, keys=service.keys, metrics=service.backend.metrics, hosts=[host])
+    hosts = [in_url(service.config.host)]
+    guard = Middleware(Guard, keys=service.keys, metrics=service.backend.metrics, hosts=hosts)
     if not service.config.cors_origins:
         return [guard]
     cors = Middleware(

@@ -86,6 +86,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def in_url(host: str) -> str:
+    """An address as URLs and the header Host have it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def administers(request: Request) -> None:
     """Refuse a caller whose key only allows to use what is served."""
     if request.scope["seektune.role"] != "administer":

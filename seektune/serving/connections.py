@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,11 +19,7 @@ _ALWAYS = ("/health", "/ready")  # whoever watches the server is answered howeve
 
 def protocol_of(most: int, header_timeout: float, metrics: Metrics) -> Callable[..., H11Protocol]:
     """uvicorn's protocol for at most `most` connections at a time, each given so many seconds for headers."""
-
-    def make(*arguments: Any, **options: Any) -> H11Protocol:
-        return _Connection(*arguments, most=most, header_timeout=header_timeout, metrics=metrics, **options)
-
-    return make
+    return partial(_Connection, most=most, header_timeout=header_timeout, metrics=metrics)
 
 
 class _Connection(H11Protocol):

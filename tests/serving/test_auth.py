@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seektune.errors import ConfigError
-from seektune.serving.auth import Keys, is_loopback, read_keys, refuse_open_address
+from seektune.serving.auth import Keys, in_url, is_loopback, read_keys, refuse_open_address
 
 FIRST, SECOND = "a" * 16, "b" * 40
 
@@ -54,6 +54,10 @@ def test_keys_do_not_show_themselves():
     keys = read_keys(None, {"SEEKTUNE_API_KEYS": f"use:{FIRST}"})
     assert FIRST not in repr(keys)
     assert FIRST.encode() not in keys.roles[0][0]
+
+
+def test_an_address_is_written_as_urls_have_it():
+    assert [in_url(host) for host in ("127.0.0.1", "localhost", "::1")] == ["127.0.0.1", "localhost", "[::1]"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
